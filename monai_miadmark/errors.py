@@ -1,0 +1,36 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a caller may want to catch. Messages never hold a key, a pixel or a patient value."""
+
+__all__ = [
+    "MIADMarkError",
+    "NotProtectedError",
+    "SignatureError",
+    "TamperedError",
+    "UnsupportedImageError",
+    "WrongKeyError",
+]
+
+
+class MIADMarkError(Exception):
+    """Base of all errors of this package that are not plain wrong arguments."""
+
+
+class UnsupportedImageError(MIADMarkError):
+    """The image is of a kind that cannot be protected and restored exactly; nothing was written."""
+
+
+class NotProtectedError(MIADMarkError):
+    """No recovery record is in the file or beside it: never protected, or the record was stripped."""
+
+
+class WrongKeyError(MIADMarkError):
+    """None of the identities given can open the recovery record."""
+
+
+class TamperedError(MIADMarkError):
+    """Header, record or pixels are not what was protected (changed, truncated or of another file)."""
+
+
+class SignatureError(TamperedError):
+    """The custodian's signature is missing, not valid, or not by the signer that was demanded."""

@@ -1,0 +1,97 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""Images as the numbers that their files store."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monai_miadmark.errors import UnsupportedImageError
+
+__all__ = ["STORED_DTYPES", "Bounds", "StoredImage", "Window", "percentile_window", "pixel_digest"]
+
+STORED_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
+"""The sample types that are restored exactly, all in native byte order."""
+
+MAX_CHANNELS = 4
+
+
+class Bounds(NamedTuple):
+    """Smallest and largest stored value that a protected sample may take (inclusive)."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Window:
+    """The display window, in stored units: what eyes and networks see as black and white.
+
+    Attributes:
+        low: stored value shown as black (white if ``inverted``).
+        high: stored value shown as white; greater than ``low``.
+        inverted: ``True`` where small values are bright (DICOM MONOCHROME1).
+    """
+
+    low: float
+    high: float
+    inverted: bool = False
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.low) and np.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"a window needs finite low < high, not {self.low} and {self.high}")
+
+    @property
+    def width(self) -> float:
+        """Stored units from black to white."""
+        return self.high - self.low
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """Values exactly as stored (before rescale slope, before windowing), and what is needed to treat them well.
+
+    Attributes:
+        values: ``(N, H, W, C)``: N slices or frames, 1 to 4 channels; a type of :data:`STORED_DTYPES`, never written to.
+        bounds: limits of protected samples (from Bits Stored, or the range of the data for float32).
+        window: the display window in stored units.
+        padding: inclusive range of stored values that mark "no pixel here" (DICOM Pixel Padding Value): such samples
+            stay, and no other sample is moved there.
+    """
+
+    values: NDArray[Any]
+    bounds: Bounds
+    window: Window
+    padding: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 4 or not 1 <= self.values.shape[3] <= MAX_CHANNELS or 0 in self.values.shape:
+            raise UnsupportedImageError(f"expected non-empty (N, H, W, 1 to 4) samples, found {self.values.shape}")
+        if self.values.dtype.name not in STORED_DTYPES or not self.values.dtype.isnative:
+            raise UnsupportedImageError(f"samples of type {self.values.dtype} are not supported")
+        if not self.bounds.low <= self.bounds.high:
+            raise ValueError(f"empty bounds {self.bounds}")
+
+
+def pixel_digest(values: NDArray[Any]) -> bytes:
+    """SHA-256 over shape, type and little-endian samples of ``(N, H, W, C)`` values, 32 bytes."""
+    digest = hashlib.sha256(b"miadmark pixels 1\0")
+    digest.update(values.dtype.name.encode() + b"\0" + struct.pack("<4Q", *values.shape))
+    digest.update(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).data)
+    return digest.digest()
+
+
+def percentile_window(values: NDArray[Any], inverted: bool = False) -> Window:
+    """Window from the 0.5th to the 99.5th percentile of the finite samples; never empty."""
+    sample = values.reshape(-1)[:: max(1, values.size // 1_000_000)].astype(np.float64)
+    sample = sample[np.isfinite(sample)]
+    low, high = (float(v) for v in np.percentile(sample, (0.5, 99.5))) if sample.size else (0.0, 1.0)
+    if not low < high:  # constant image, or nearly so: fall back to the whole range, then to one unit
+        low, high = (float(sample.min()), float(sample.max())) if sample.size else (0.0, 1.0)
+    return Window(low, high, inverted) if low < high else Window(low, low + max(1.0, abs(low) * 2.0**-20), inverted)
