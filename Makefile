@@ -1,0 +1,51 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+#
+# Everything runs in .venv, which the first target that needs it sets up; only Python (3.11 or newer) and make are assumed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup venv demo test lint format types unit clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup venv: $(STAMP) ## make .venv with everything in it, at the versions of constraints.txt
+
+# torch goes first and by its exact version, so that nothing else chooses one; hatchling is installed rather than
+# fetched by build isolation, because constraints do not reach an isolated build.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) "$$(grep '^torch==' constraints.txt)"
+	$(PIP) hatchling
+	$(PIP) --no-build-isolation -e '.[dev,demo]'
+	touch $@
+
+demo: $(STAMP) ## protect and restore real images, with a picture of it
+	$(BIN)/python -m monai_miadmark.demo
+
+test: lint types unit ## everything that must pass before a change lands
+
+lint: $(STAMP) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP) ## let ruff write the format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP) ## mypy
+	$(BIN)/mypy
+
+unit: $(STAMP) ## pytest; PYTEST_ARGS="-k record" for a part
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+clean: ## remove .venv and all that tools left
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
