@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Surrogate", "SurrogateEnsemble", "load_weights", "margin", "resize", "save_weights"]
+__all__ = ["Surrogate", "SurrogateEnsemble", "expected_margin", "load_ensemble", "load_weights", "margin", "resize", "save_weights"]
 
 
 class Surrogate(nn.Module):
@@ -24,6 +24,8 @@ class Surrogate(nn.Module):
         input_size: side ``S`` of the square that the network was trained on, in pixels.
         mean: subtracted from images in [0, 1].
         std: divides the result.
+        transposed: the network was trained on images with rows and columns swapped, as MONAI's ``PILReader`` and
+            ``PydicomReader`` give them; images are swapped for it.
 
     Shape:
         - input: ``(B, 1 or 3, H, W)`` in display units [0, 1]; gray images are repeated to three channels.
@@ -31,7 +33,13 @@ class Surrogate(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, name: str = "", input_size: int = 128, mean: float = 0.5, std: float = 0.25
+        self,
+        network: nn.Module,
+        name: str = "",
+        input_size: int = 128,
+        mean: float = 0.5,
+        std: float = 0.25,
+        transposed: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
@@ -39,11 +47,14 @@ class Surrogate(nn.Module):
         self.input_size = input_size
         self.mean = mean
         self.std = std
+        self.transposed = transposed
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of display images."""
         if images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
+        if self.transposed:
+            images = images.transpose(2, 3)
         images = resize(images, self.input_size)
         images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.network(images)
@@ -78,9 +89,13 @@ class SurrogateEnsemble(nn.Module):
         return [member(images) for member in self.members]
 
     @torch.no_grad()
+    def posterior(self, images: Tensor) -> Tensor:
+        """Mean class probabilities ``(B, classes)``: what the members together take the images for."""
+        return torch.stack([F.softmax(z, 1) for z in self(images)]).mean(0)
+
     def consensus(self, images: Tensor) -> Tensor:
-        """Class ``(B,)`` that the members agree on (mean log-probability): the label when nobody gives one."""
-        return torch.stack([F.log_softmax(z, 1) for z in self(images)]).mean(0).argmax(1)
+        """Most probable class ``(B,)``: the label when nobody gives one."""
+        return self.posterior(images).argmax(1)
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -91,6 +106,25 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     true = logits.gather(1, labels[:, None]).squeeze(1)
     other = logits.scatter(1, labels[:, None], float("-inf")).amax(1)
     return true - other
+
+
+def expected_margin(logits: Tensor, posterior: Tensor, floor: float = -8.0) -> Tensor:
+    """Margin of every class weighted by how probable it is that the class is right, ``(B,)``.
+
+    Where the ensemble is sure this is the plain :func:`margin`. Where it is not, no candidate is left standing: pushing
+    an image from a wrongly guessed label straight into the true one would help the model that is to be misled.
+
+    Args:
+        logits: ``(B, classes)`` of one model for the marked images.
+        posterior: ``(B, classes)`` probabilities for the clean ones.
+        floor: margins below it count as this: a model that errs by far is left alone.
+    """
+    classes = logits.shape[1]
+    masked = logits[:, None, :].expand(-1, classes, -1).masked_fill(
+        torch.eye(classes, dtype=torch.bool, device=logits.device), float("-inf")
+    )
+    margins = logits - masked.amax(2)
+    return (posterior * margins.clamp_min(floor)).sum(1)
 
 
 def resize(images: Tensor, size: int) -> Tensor:
@@ -113,6 +147,24 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
     return network
 
 
-def parameters_that_learn(modules: Iterable[nn.Module]) -> int:
-    """Number of parameters that take gradients."""
-    return sum(p.numel() for m in modules for p in m.parameters() if p.requires_grad)
+
+def load_ensemble(
+    networks: Mapping[str, nn.Module], names: Sequence[str], dataset: str, models_dir: str | Path
+) -> SurrogateEnsemble:
+    """Read the weights ``DATASET_NAME.pt`` that ``train_surrogate.yaml`` made and put the networks together.
+
+    That configuration loads images with MONAI's readers, so the networks expect rows and columns swapped.
+
+    Args:
+        networks: architectures by name.
+        names: which of them to take.
+        dataset: data set that the weights were trained on.
+        models_dir: folder of the weights.
+
+    Raises:
+        FileNotFoundError: weights are missing.
+    """
+    weights = {name: Path(models_dir) / f"{dataset}_{name}.pt" for name in names}
+    return SurrogateEnsemble(
+        [Surrogate(load_weights(networks[name], weights[name]), name, transposed=True) for name in names]
+    )

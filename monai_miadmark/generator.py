@@ -1,0 +1,86 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""The network that makes a perturbation field in one pass."""
+
+from __future__ import annotations
+
+import torch
+from monai.networks.blocks import Convolution
+from torch import Tensor, nn
+
+__all__ = ["LATENT_SIZE", "PerturbationGenerator"]
+
+LATENT_SIZE = 32
+"""Length of the key-derived latent."""
+
+
+class PerturbationGenerator(nn.Module):
+    """Image, budget and latent to a canonical field.
+
+    All convolutions run at 1/4 and 1/8 of the resolution (space-to-depth first, depth-to-space last), which makes the
+    network quick on a CPU and still gives every cell its own value. The latent scales and shifts the features of each
+    block (FiLM, arXiv:1709.07871), so that every key gives another field for the same image.
+
+    Args:
+        width: channels at 1/4 resolution; twice as many at 1/8.
+        shallow: residual blocks at 1/4, half before and half after the deep part.
+        deep: residual blocks at 1/8.
+
+    Shape:
+        - images: ``(B, 1 or 3, h, w)`` in [0, 1]; any size from 1x1 up (padded inside).
+        - budget: ``(B, 1, h, w)``, full-level amplitude as a fraction of the window.
+        - latent: ``(B, 32)``, standard normal.
+        - output: ``(B, 1, h, w)`` in [-1, 1], a fraction of the budget, the same for all color channels.
+    """
+
+    _PATCH = 4
+
+    def __init__(self, width: int = 48, shallow: int = 4, deep: int = 4) -> None:
+        super().__init__()
+        self.unshuffle = nn.PixelUnshuffle(self._PATCH)
+        self.enter = Convolution(2, 4 * self._PATCH**2, width, kernel_size=3, conv_only=True)
+        self.before = nn.ModuleList(_FilmBlock(width) for _ in range(shallow // 2))
+        self.down = Convolution(2, width, 2 * width, strides=2, kernel_size=3, conv_only=True)
+        self.deep = nn.ModuleList(_FilmBlock(2 * width) for _ in range(deep))
+        self.up = nn.Sequential(Convolution(2, 2 * width, 4 * width, kernel_size=1, conv_only=True), nn.PixelShuffle(2))
+        self.after = nn.ModuleList(_FilmBlock(width) for _ in range(shallow - shallow // 2))
+        self.leave = Convolution(2, width, self._PATCH**2, kernel_size=3, conv_only=True)
+        self.shuffle = nn.PixelShuffle(self._PATCH)
+
+    def forward(self, images: Tensor, budget: Tensor, latent: Tensor) -> Tensor:
+        """Field for images."""
+        if images.shape[1] == 1:
+            images = images.expand(-1, 3, -1, -1)
+        height, width = images.shape[-2:]
+        # The budget is brought to about the range of the image: 20/255 is as much as it gets outside a logo.
+        x = torch.cat((images * 2 - 1, budget * 12), 1)
+        multiple = 2 * self._PATCH
+        x = nn.functional.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+        x = self.enter(self.unshuffle(x))
+        for block in self.before:
+            x = block(x, latent)
+        y = self.down(x)
+        for block in self.deep:
+            y = block(y, latent)
+        x = x + self.up(y)
+        for block in self.after:
+            x = block(x, latent)
+        field: Tensor = torch.tanh(self.shuffle(self.leave(x)))
+        return field[..., :height, :width]
+
+
+class _FilmBlock(nn.Module):
+    """Residual block whose features the latent scales and shifts; ``(B, C, h, w)`` in and out."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = Convolution(2, channels, channels, kernel_size=3, conv_only=True)
+        self.second = Convolution(2, channels, channels, kernel_size=3, conv_only=True)
+        self.norm = nn.GroupNorm(8, channels)
+        self.film = nn.Linear(LATENT_SIZE, 2 * channels)
+
+    def forward(self, x: Tensor, latent: Tensor) -> Tensor:
+        scale, shift = self.film(latent)[:, :, None, None].chunk(2, 1)
+        y = self.norm(self.first(x)) * (1 + scale) + shift
+        z: Tensor = x + self.second(nn.functional.gelu(y))
+        return z

@@ -1,0 +1,87 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a custodian chooses, and the presets that stand behind three words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monai_miadmark.budget import Visibility
+
+__all__ = ["PRESETS", "Preset", "ProtectOptions"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Strength of a mark.
+
+    Attributes:
+        visibility: how the budget follows the image.
+        steps: gradient steps on the ensemble after the generator; 0 for the generator alone.
+        opacity: of a visible logo, in [0, 0.75].
+        footprint: amplitude allowed under the logo, fraction of the display window.
+        logo_area: share of the image that the logo's box takes.
+    """
+
+    visibility: Visibility
+    steps: int
+    opacity: float
+    footprint: float
+    logo_area: float
+
+
+PRESETS: dict[str, Preset] = {
+    "subtle": Preset(Visibility(gain=0.6), 0, 0.2, 16 / 255, 0.08),
+    "standard": Preset(Visibility(gain=1.0), 10, 0.35, 32 / 255, 0.12),
+    "strong": Preset(Visibility(gain=1.4, ceiling=28 / 255), 30, 0.45, 48 / 255, 0.16),
+}
+"""Presets by name; their measured quality and effect stand in ``docs/results.md``."""
+
+
+@dataclass(frozen=True)
+class ProtectOptions:
+    """How an image is to be marked.
+
+    Attributes:
+        preset: a name of :data:`PRESETS`.
+        style: ``visible`` (logo and perturbation, as in the paper) or ``invisible`` (perturbation alone).
+        text: what the logo says when ``logo`` is ``None``.
+        logo: image file to use as the logo; its alpha channel, else its darkness, is the drawing.
+        region: ``auto`` (salient box with a small budget), ``none``, or a bool mask ``(H, W)`` or ``(N, H, W)`` of
+            stored samples.
+        region_budget: largest amplitude inside the region, fraction of the display window in [0, 1]. ``None`` means 0
+            (bit-identical) for a mask and 3/255 for ``auto``. With 0 the region is bit-identical in both cases.
+    """
+
+    preset: str = "standard"
+    style: Literal["visible", "invisible"] = "visible"
+    text: str = "PROTECTED"
+    logo: Path | None = None
+    region: Literal["auto", "none"] | NDArray[np.bool_] = field(default="auto")
+    region_budget: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {self.preset!r}")
+        if self.style not in ("visible", "invisible"):
+            raise ValueError(f"style must be visible or invisible, not {self.style!r}")
+        if isinstance(self.region, str) and self.region not in ("auto", "none"):
+            raise ValueError(f"region must be auto, none or a mask, not {self.region!r}")
+        if not isinstance(self.region, str) and (self.region.dtype != bool or self.region.ndim not in (2, 3)):
+            raise ValueError(f"a region mask is bool (H, W) or (N, H, W), not {self.region.dtype} {self.region.shape}")
+        if self.region_budget is not None and not 0 <= self.region_budget <= 1:
+            raise ValueError(f"region_budget is a fraction of the window in [0, 1], not {self.region_budget}")
+        if self.style == "visible" and self.logo is None and not self.text.strip():
+            raise ValueError("a visible style needs a text or a logo file")
+
+    @property
+    def effective_region_budget(self) -> float:
+        """The region's amplitude limit with the default filled in."""
+        if self.region_budget is not None:
+            return self.region_budget
+        return 3 / 255 if isinstance(self.region, str) else 0.0

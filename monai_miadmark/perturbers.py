@@ -1,0 +1,204 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where perturbations come from: a generator in one pass, or gradient steps on a surrogate ensemble."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from monai_miadmark.diversity import InputDiversity, gaussian_blur
+from monai_miadmark.generator import LATENT_SIZE, PerturbationGenerator
+from monai_miadmark.surrogates import SurrogateEnsemble, expected_margin
+
+__all__ = ["EnsembleCritic", "GeneratorPerturber", "GradientPerturber", "latent_tensor", "random_generator"]
+
+_BATCH = 8
+"""Slices handled at once: caches stay warm on a CPU and memory stays bounded for long stacks."""
+
+
+def random_generator(latent: bytes, purpose: str) -> torch.Generator:
+    """A torch generator seeded from a latent, different for each purpose."""
+    seed = hashlib.sha256(purpose.encode() + b"\0" + latent).digest()[:8]
+    return torch.Generator().manual_seed(int.from_bytes(seed, "little") >> 1)
+
+
+def latent_tensor(latent: bytes, count: int) -> Tensor:
+    """``(count, LATENT_SIZE)`` standard normal numbers, another row for each slice."""
+    return torch.randn((count, LATENT_SIZE), generator=random_generator(latent, "latent"))
+
+
+class GeneratorPerturber:
+    """A field in one pass of a :class:`PerturbationGenerator`.
+
+    Args:
+        generator: the trained network; put in evaluation mode.
+        device: where it runs.
+    """
+
+    def __init__(self, generator: PerturbationGenerator, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.generator = generator.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(device={str(self.device)!r})"
+
+    def perturb(
+        self, images: NDArray[np.float32], clean: NDArray[np.float32], budget: NDArray[np.float32], latent: bytes
+    ) -> NDArray[np.float32]:
+        """See :class:`monai_miadmark.pipeline.Perturber`."""
+        latents = latent_tensor(latent, len(images))
+        fields = []
+        with torch.inference_mode():
+            for part in _batches(len(images)):
+                x, b = _tensor(images[part], self.device), _tensor(budget[part], self.device)
+                field = self.generator(x if x.shape[1] in (1, 3) else x.mean(1, True), b, latents[part].to(self.device))
+                fields.append(field.cpu().numpy())
+        return np.concatenate(fields)
+
+
+class GradientPerturber:
+    """Momentum sign steps on the ensemble (MI-FGSM, arXiv:1710.06081) with input diversity.
+
+    Gradients as they are and gradients smoothed over 1.5 cells (TI-FGSM, arXiv:1904.02884) are added, because different
+    victims are sensitive to different frequencies. The last third of the steps sees the field as it will be stored,
+    rounded to five levels.
+
+    Args:
+        ensemble: the surrogates.
+        steps: gradient steps.
+        start: perturber that gives the first field; default: small random signs.
+        step_size: of the first step, as a fraction of the budget; it falls linearly to a fifth.
+        decay: of the momentum.
+        diversity: changes applied in front of the ensemble; ``None`` for none.
+        device: where it runs.
+    """
+
+    def __init__(
+        self,
+        ensemble: SurrogateEnsemble,
+        steps: int = 10,
+        start: GeneratorPerturber | None = None,
+        step_size: float = 0.35,
+        decay: float = 0.9,
+        diversity: InputDiversity | None = InputDiversity(),  # noqa: B008 - it holds no state
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, not {steps}")
+        self.device = torch.device(device)
+        self.ensemble = ensemble.to(self.device)
+        self.steps, self.start, self.step_size, self.decay, self.diversity = steps, start, step_size, decay, diversity
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(steps={self.steps}, start={self.start!r}, device={str(self.device)!r})"
+
+    def perturb(
+        self, images: NDArray[np.float32], clean: NDArray[np.float32], budget: NDArray[np.float32], latent: bytes
+    ) -> NDArray[np.float32]:
+        """See :class:`monai_miadmark.pipeline.Perturber`."""
+        if self.start is not None:
+            first = self.start.perturb(images, clean, budget, latent)
+        else:
+            shape = (len(images), 1, *images.shape[2:])
+            first = (torch.rand(shape, generator=random_generator(latent, "start")).numpy() - 0.5).astype(np.float32)
+        fields = []
+        for number, part in enumerate(_batches(len(images))):
+            rng = random_generator(latent, f"steps {number}")
+            arrays = (_tensor(a[part], self.device) for a in (images, clean, budget, first))
+            fields.append(self._attack(*arrays, rng).cpu().numpy())
+        return np.concatenate(fields)
+
+    def _attack(self, images: Tensor, clean: Tensor, budget: Tensor, field: Tensor, rng: torch.Generator) -> Tensor:
+        """Descend on the margin of the classes that the ensemble sees in the clean images; ``(B, 1, h, w)``."""
+        posterior = self.ensemble.posterior(_colors(clean))
+        momentum = torch.zeros_like(field)
+        for step in range(self.steps):
+            field = field.detach().requires_grad_()
+            # Straight-through rounding: forward sees the stored levels, backward the smooth field.
+            levels = field
+            if step >= self.steps * 2 // 3:
+                levels = field + (torch.round(field * 2) / 2 - field).detach()
+            marked = _colors((images + levels * budget).clamp(0, 1))
+            if self.diversity is not None:
+                marked = self.diversity(marked, rng)
+            loss = torch.stack([expected_margin(z, posterior) for z in self.ensemble(marked)]).sum()
+            (gradient,) = torch.autograd.grad(loss, field)
+            gradient = _normalized(gradient) + _normalized(gaussian_blur(gradient, 1.5))
+            momentum = self.decay * momentum + gradient
+            rate = self.step_size * (1 - 0.8 * step / self.steps)
+            field = (field.detach() - rate * momentum.sign()).clamp(-1, 1)
+        return field
+
+
+class EnsembleCritic:
+    """What the ensemble looks at, and how well a marked image misleads it.
+
+    Args:
+        ensemble: the surrogates.
+        device: where it runs.
+    """
+
+    def __init__(self, ensemble: SurrogateEnsemble, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.ensemble = ensemble.to(self.device)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(members={len(self.ensemble.members)}, device={str(self.device)!r})"
+
+    def saliency(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Smoothed gradient-times-image of the consensus class, ``(N, h, w)``, summing to 1 on each slice."""
+        maps = []
+        for part in _batches(len(images)):
+            x = _colors(_tensor(images[part], self.device)).clone().requires_grad_()
+            labels = self.ensemble.consensus(x.detach())
+            total = torch.zeros(x.shape[0], 1, *x.shape[2:], device=self.device)
+            for member in self.ensemble.members:
+                score = F.log_softmax(member(x), 1).gather(1, labels[:, None]).sum()
+                (gradient,) = torch.autograd.grad(score, x)
+                heat = gaussian_blur((gradient * x).abs().sum(1, True).detach(), max(x.shape[2:]) / 32)
+                total += heat / heat.sum((1, 2, 3), keepdim=True).clamp_min(1e-12)
+            maps.append((total / len(self.ensemble.members)).squeeze(1).cpu().numpy())
+        return np.concatenate(maps).astype(np.float32)
+
+    def effect(self, images: NDArray[np.float32], clean: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Mean negative margin of the clean image's classes, ``(N,)``: higher where the marked image misleads more.
+
+        Args:
+            images: ``(N * K, C, h, w)`` candidates in [0, 1], K in a row for each clean image.
+            clean: ``(N, C, h, w)`` in [0, 1].
+        """
+        scores = []
+        each = len(images) // len(clean)
+        with torch.inference_mode():
+            posterior = self.ensemble.posterior(_colors(_tensor(clean, self.device))).repeat_interleave(each, 0)
+            for part in _batches(len(images)):
+                logits = self.ensemble(_colors(_tensor(images[part], self.device)))
+                margins = torch.stack([expected_margin(z, posterior[part]) for z in logits]).mean(0)
+                scores.append(-margins.cpu().numpy())
+        return np.concatenate(scores).astype(np.float32)
+
+
+def _batches(count: int) -> Iterator[slice]:
+    """Slices of at most ``_BATCH`` that cover ``count``."""
+    return (slice(i, min(i + _BATCH, count)) for i in range(0, count, _BATCH))
+
+
+def _tensor(array: NDArray[np.float32], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+
+def _colors(images: Tensor) -> Tensor:
+    """Three channels for the networks: gray repeated, two or four channels averaged first."""
+    return images if images.shape[1] == 3 else images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+
+
+def _normalized(gradient: Tensor) -> Tensor:
+    """Gradient over its mean absolute value, image by image."""
+    return gradient / gradient.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)

@@ -1,0 +1,62 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""The part of an image that a reader needs most: as a box around what a model looks at, or as a given mask."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["SALIENT_SIDE", "mask_on_grid", "salient_boxes"]
+
+SALIENT_SIDE = 0.28
+"""Side of the salient box as a fraction of the image's sides: 8 % of the area."""
+
+
+def salient_boxes(saliency: NDArray[np.float32], side: float = SALIENT_SIDE) -> NDArray[np.bool_]:
+    """Box with the greatest total saliency, slice by slice.
+
+    Args:
+        saliency: ``(N, h, w)``, not negative.
+        side: the box's sides as a fraction of the image's.
+
+    Returns:
+        ``(N, h, w)`` bool, ``True`` inside the box.
+    """
+    slices, height, width = saliency.shape
+    box_h, box_w = max(1, round(side * height)), max(1, round(side * width))
+    sums = np.zeros((slices, height + 1, width + 1))
+    sums[:, 1:, 1:] = saliency.astype(np.float64).cumsum(1).cumsum(2)
+    totals = sums[:, box_h:, box_w:] - sums[:, :-box_h, box_w:] - sums[:, box_h:, :-box_w] + sums[:, :-box_h, :-box_w]
+    best = totals.reshape(slices, -1).argmax(1)
+    boxes = np.zeros((slices, height, width), bool)
+    for box, at in zip(boxes, best, strict=True):
+        top, left = divmod(int(at), totals.shape[2])
+        box[top : top + box_h, left : left + box_w] = True
+    return boxes
+
+
+def mask_on_grid(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
+    """Canonical cells that touch a full-size mask.
+
+    Args:
+        mask: ``(N, H, W)``.
+        height: cells down, at most H.
+        width: cells across, at most W.
+
+    Returns:
+        ``(N, h, w)`` bool: ``True`` where any sample under the cell, or next to it, is masked, because interpolation
+        spreads a cell over its neighbors.
+    """
+    if mask.shape[1:] == (height, width):
+        return mask
+    rows = np.arange(mask.shape[1]) * height // mask.shape[1]
+    columns = np.arange(mask.shape[2]) * width // mask.shape[2]
+    cells = np.zeros((len(mask), height + 2, width + 2), bool)
+    where = np.nonzero(mask)
+    cells[where[0], rows[where[1]] + 1, columns[where[2]] + 1] = True
+    grown = np.zeros_like(cells)
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            grown |= np.roll(cells, (down, right), (1, 2))
+    return grown[:, 1:-1, 1:-1]
