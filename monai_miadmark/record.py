@@ -1,0 +1,485 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""The recovery record: everything that leads from protected samples back to the original file.
+
+Layout of version 1, integers little-endian::
+
+    8 bytes   b"MIADREC" and a zero byte
+    2 bytes   version
+    4 bytes   length of the head
+    head      JSON (ASCII): shapes, types, digests, and the table of the sections
+    sections  bytes, one after the other, in the order of the table, up to the end
+
+A record is read only after it was authenticated, and is still not trusted: every size is checked against the shape
+that the head declares, and that shape against a limit, before memory is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monai_miadmark import exact
+from monai_miadmark.compression import compress, decompress
+from monai_miadmark.errors import TamperedError, UnsupportedImageError
+from monai_miadmark.exact import Mark, check_mark
+from monai_miadmark.field import Field
+from monai_miadmark.image import MAX_CHANNELS, STORED_DTYPES, Bounds, StoredImage, pixel_digest
+from monai_miadmark.logo import Logo
+from monai_miadmark.shell import CARRIED_FILE, SourceShell
+
+__all__ = ["DEFAULT_LIMIT", "VERSION", "RecoveryRecord"]
+
+VERSION = 1
+"""Version of the layout that is written; others are refused."""
+
+DEFAULT_LIMIT = 1 << 34
+"""Bytes that the samples, and all sections together, may take when a record is read (16 GiB)."""
+
+_MAGIC = b"MIADREC\0"
+_PREFIX = struct.Struct("<8sHI")
+_MAX_HEAD = 1 << 24
+_DIGEST_BYTES = 32
+_BLOB = "blob:"
+_HEAD_KEYS = {"shape", "dtype", "bounds", "padding", "mark", "correction", "shell", "digests", "sections"}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RecoveryRecord:
+    """What is sealed beside a protected image.
+
+    Attributes:
+        shape: ``(N, H, W, C)`` of the samples.
+        dtype: name of their type, of ``STORED_DTYPES``.
+        bounds: bounds with which the mark was applied.
+        padding: padding with which it was applied.
+        mark: the mark; ``None`` where the whole source file is carried, or nothing was done.
+        correction: unsigned integers ``(N, H, W, C)`` of the width of the samples, or ``None`` (all zero).
+        shell: how to rebuild the source file; ``None`` for images that came from memory.
+        original_pixels: :func:`~monai_miadmark.image.pixel_digest` of the original samples.
+        protected_pixels: the same of the protected samples.
+        original_file: SHA-256 of the source file (for ``.nii.gz`` of the decompressed bytes), ``None`` without one.
+
+    Raises:
+        ValueError: parts that do not fit each other.
+    """
+
+    shape: tuple[int, int, int, int]
+    dtype: str
+    bounds: Bounds
+    padding: tuple[int, int] | None
+    mark: Mark | None
+    correction: NDArray[Any] | None
+    shell: SourceShell | None
+    original_pixels: bytes
+    protected_pixels: bytes
+    original_file: bytes | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in STORED_DTYPES:
+            raise ValueError(f"samples of type {self.dtype!r} are not supported")
+        if len(self.shape) != 4 or min(self.shape) < 1 or self.shape[3] > MAX_CHANNELS:
+            raise ValueError(f"expected a shape (N, H, W, 1 to {MAX_CHANNELS}), not {self.shape}")
+        if not self.bounds.low <= self.bounds.high:
+            raise ValueError(f"empty bounds {self.bounds}")
+        if self.mark is not None:
+            check_mark(self.mark, self.shape, np.dtype(self.dtype))
+        word = np.dtype(f"u{np.dtype(self.dtype).itemsize}")
+        if self.correction is not None and (self.correction.shape != self.shape or self.correction.dtype != word):
+            raise ValueError(f"a correction {self.correction.dtype} {self.correction.shape} does not fit {self.shape}")
+        for digest in (self.original_pixels, self.protected_pixels, self.original_file):
+            if digest is not None and len(digest) != _DIGEST_BYTES:
+                raise ValueError(f"a digest has {_DIGEST_BYTES} bytes, not {len(digest)}")
+
+    def __repr__(self) -> str:
+        # No field, correction or header byte: each would give away part of what is sealed.
+        return f"RecoveryRecord(shape={self.shape}, dtype={self.dtype!r}, shell={self.shell!r})"
+
+    @classmethod
+    def build(
+        cls,
+        image: StoredImage,
+        mark: Mark,
+        protected: NDArray[Any],
+        shell: SourceShell | None = None,
+        original_file: bytes | None = None,
+    ) -> RecoveryRecord:
+        """Record of an image and what :func:`~monai_miadmark.exact.apply_mark` made of it.
+
+        Args:
+            image: the original.
+            mark: the mark that was applied.
+            protected: samples as they will be read from the protected file.
+            shell: how to rebuild the source file.
+            original_file: SHA-256 of the source file.
+
+        Raises:
+            ValueError: parts that do not fit each other.
+        """
+        guess = exact.estimate(protected, mark, image.bounds, image.padding)
+        correction = exact.find_correction(image.values, guess)
+        n, height, width, channels = image.values.shape
+        return cls(
+            shape=(n, height, width, channels),
+            dtype=image.values.dtype.name,
+            bounds=image.bounds,
+            padding=image.padding,
+            mark=mark,
+            correction=correction if correction.any() else None,
+            shell=shell,
+            original_pixels=pixel_digest(image.values),
+            protected_pixels=pixel_digest(protected),
+            original_file=original_file,
+        )
+
+    @property
+    def carries_file(self) -> bool:
+        """Whether the whole source file is in the record, so that its format restores it and not :meth:`restore`."""
+        return self.shell is not None and CARRIED_FILE in self.shell.blobs
+
+    def check_protected(self, values: NDArray[Any]) -> None:
+        """Make sure that ``values`` are the samples that were protected.
+
+        Raises:
+            TamperedError: they are not.
+        """
+        if values.shape != self.shape or values.dtype.name != self.dtype:
+            raise TamperedError(
+                f"the pixels are not those that were protected: {values.dtype.name} {values.shape}, "
+                f"protected were {self.dtype} {self.shape}"
+            )
+        if pixel_digest(values) != self.protected_pixels:
+            raise TamperedError("the pixels were changed after protection, or belong to another image")
+
+    def check_original(self, values: NDArray[Any]) -> None:
+        """Make sure that ``values`` are the original samples.
+
+        Raises:
+            TamperedError: they are not.
+        """
+        if pixel_digest(values) != self.original_pixels:
+            raise TamperedError("the record does not lead back to the original pixels")
+
+    def restore(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Original samples of protected ones, bit for bit, checked before they are returned.
+
+        Args:
+            values: protected samples ``(N, H, W, C)``.
+
+        Returns:
+            A new array of the same shape and type.
+
+        Raises:
+            TamperedError: the samples are not those that were protected, or the record does not lead to the original.
+            ValueError: the original is the carried file (:attr:`carries_file`), which the format has to read.
+        """
+        self.check_protected(values)
+        if self.mark is None and self.correction is None and self.carries_file:
+            raise ValueError("the record carries the source file: read the original pixels from that")
+        if self.mark is None:
+            original = values.copy()
+        else:
+            original = exact.estimate(values, self.mark, self.bounds, self.padding)
+        if self.correction is not None:
+            original = exact.add_correction(original, self.correction)
+        self.check_original(original)
+        return original
+
+    def to_bytes(self) -> bytes:
+        """Serialize; equal records give equal bytes with one version of Zstandard.
+
+        Raises:
+            UnsupportedImageError: the shell cannot be kept (its name has a path in it, or its facts are too large).
+            ValueError: facts of the shell that are not JSON.
+        """
+        parts = _Writer()
+        head: dict[str, Any] = {
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "bounds": [float(v).hex() for v in self.bounds],
+            "padding": None if self.padding is None else [int(v) for v in self.padding],
+            "mark": None if self.mark is None else _mark_head(self.mark, parts),
+            "correction": None if self.correction is None else _correction_head(self.correction, parts),
+            "shell": None if self.shell is None else _shell_head(self.shell, parts),
+            "digests": {
+                "original_pixels": self.original_pixels.hex(),
+                "protected_pixels": self.protected_pixels.hex(),
+                "original_file": None if self.original_file is None else self.original_file.hex(),
+            },
+            "sections": parts.table,
+        }
+        text = json.dumps(head, separators=(",", ":"), sort_keys=True, allow_nan=False).encode("ascii")
+        if len(text) > _MAX_HEAD:
+            raise UnsupportedImageError(f"the facts about the source file take {len(text)} bytes, at most {_MAX_HEAD}")
+        return b"".join([_PREFIX.pack(_MAGIC, VERSION, len(text)), text, *parts.chunks])
+
+    @classmethod
+    def from_bytes(cls, data: bytes, limit: int = DEFAULT_LIMIT) -> RecoveryRecord:
+        """Inverse of :meth:`to_bytes`.
+
+        Args:
+            data: a whole record.
+            limit: bytes that the samples may take, and all sections together; more is refused unread.
+
+        Raises:
+            TamperedError: anything that ``to_bytes`` would not have written, or more than ``limit``.
+        """
+        try:
+            return _read(data, limit)
+        except TamperedError:
+            raise
+        # Wrong types and values inside the head surface as these, in whatever part first meets them.
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError, struct.error) as error:
+            raise TamperedError("the recovery record is damaged") from error
+
+
+class _Writer:
+    """Sections in the making: their table for the head, and their bytes."""
+
+    def __init__(self) -> None:
+        self.table: list[list[Any]] = []
+        self.chunks: list[bytes] = []
+
+    def add(self, name: str, data: bytes, pack: bool = True) -> None:
+        """Append a section, compressed if that makes it smaller."""
+        packed = compress(data) if pack else data
+        if len(packed) < len(data):
+            self.table.append([name, "zstd", len(data), len(packed)])
+            self.chunks.append(packed)
+        else:
+            self.table.append([name, "raw", len(data), len(data)])
+            self.chunks.append(data)
+
+
+class _Reader:
+    """Sections of a record, each of which must be taken exactly once."""
+
+    def __init__(self, table: Any, body: memoryview, limit: int) -> None:
+        self._sections: dict[str, tuple[str, int, memoryview]] = {}
+        offset = total = 0
+        for row in _typed(table, list):
+            name, codec, size, stored = row
+            _require(type(name) is str and name not in self._sections and codec in ("raw", "zstd"), "table")
+            _require(_natural(size) and _natural(stored) and stored <= len(body) - offset, "table")
+            _require(codec == "zstd" or size == stored, "table")
+            total += size
+            self._sections[name] = (codec, size, body[offset : offset + stored])
+            offset += stored
+        _require(offset == len(body) and total <= limit, "sizes")
+
+    def take(self, name: str, size: int | None) -> bytes:
+        """Bytes of a section that must have ``size`` bytes (``None``: what the table says)."""
+        _require(name in self._sections, f"section {name!r}")
+        codec, declared, body = self._sections.pop(name)
+        _require(size is None or size == declared, f"section {name!r}")
+        return bytes(body) if codec == "raw" else decompress(body, declared)
+
+    @property
+    def names(self) -> list[str]:
+        """Sections that were not taken yet."""
+        return list(self._sections)
+
+
+def _read(data: bytes, limit: int) -> RecoveryRecord:
+    """Parse a record; errors of many types, which the caller unites."""
+    _require(len(data) >= _PREFIX.size, "length")
+    magic, version, length = _PREFIX.unpack_from(data)
+    _require(magic == _MAGIC, "magic")
+    if version != VERSION:
+        raise TamperedError(f"unknown record version {version}")
+    view = memoryview(data)[_PREFIX.size :]
+    _require(length <= min(len(view), _MAX_HEAD), "length of the head")
+    head = json.loads(str(view[:length], "ascii"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    _keys(head, _HEAD_KEYS)
+    n, height, width, channels = (_typed(v, int) for v in _typed(head["shape"], list))
+    shape = (n, height, width, channels)
+    _require(min(shape) >= 1 and channels <= MAX_CHANNELS and head["dtype"] in STORED_DTYPES, "shape")
+    dtype = np.dtype(head["dtype"])
+    _require(math.prod(shape) * dtype.itemsize <= limit, "shape (larger than allowed)")
+    sections = _Reader(head["sections"], view[length:], limit)
+    low, high = (float.fromhex(v) for v in head["bounds"])
+    padding = None
+    if head["padding"] is not None:
+        first, last = (_typed(v, int) for v in head["padding"])
+        padding = (first, last)
+    digests = _keys(head["digests"], {"original_pixels", "protected_pixels", "original_file"})
+    record = RecoveryRecord(
+        shape=shape,
+        dtype=dtype.name,
+        bounds=Bounds(low, high),
+        padding=padding,
+        mark=None if head["mark"] is None else _read_mark(head["mark"], shape, sections),
+        correction=None if head["correction"] is None else _read_correction(head["correction"], shape, dtype, sections),
+        shell=None if head["shell"] is None else _read_shell(head["shell"], sections),
+        original_pixels=bytes.fromhex(digests["original_pixels"]),
+        protected_pixels=bytes.fromhex(digests["protected_pixels"]),
+        original_file=None if digests["original_file"] is None else bytes.fromhex(digests["original_file"]),
+    )
+    _require(not sections.names, "table")
+    return record
+
+
+def _mark_head(mark: Mark, parts: _Writer) -> dict[str, Any]:
+    """Head and sections of a mark."""
+    head: dict[str, Any] = {"step": int(mark.step), "exponent": int(mark.exponent), "field": None, "logo": None}
+    head["mask"] = mark.mask is not None
+    if mark.field is not None:
+        head["field"] = list(mark.field.shape)
+        parts.add("field", mark.field.pack(), pack=False)
+    if (logo := mark.logo) is not None:
+        head["logo"] = {
+            "alpha": list(logo.alpha.shape),
+            "opacity": int(logo.opacity),
+            "values": [float(v).hex() for v in logo.values],
+        }
+        parts.add("alpha", logo.alpha.tobytes())
+        parts.add("positions", logo.positions.astype("<i4").tobytes())
+    if mark.mask is not None:
+        parts.add("mask", np.packbits(mark.mask).tobytes())
+    return head
+
+
+def _read_mark(head: Any, shape: tuple[int, int, int, int], sections: _Reader) -> Mark:
+    """Inverse of :func:`_mark_head`."""
+    _keys(head, {"step", "exponent", "field", "logo", "mask"})
+    n, height, width, channels = shape
+    field = logo = mask = None
+    if head["field"] is not None:
+        grid_n, grid_height, grid_width, planes = (_typed(v, int) for v in head["field"])
+        # What unpacking takes follows from the grid: it must be no larger than the samples.
+        _require(grid_n == n and 1 <= grid_height <= height and 1 <= grid_width <= width, "field")
+        _require(planes in (1, channels), "field")
+        field = Field.unpack(sections.take("field", None), (grid_n, grid_height, grid_width, planes))
+    if head["logo"] is not None:
+        _keys(head["logo"], {"alpha", "opacity", "values"})
+        rows, columns = (_typed(v, int) for v in head["logo"]["alpha"])
+        _require(min(rows, columns) >= 1, "logo")
+        alpha = np.frombuffer(sections.take("alpha", rows * columns), np.uint8).reshape(rows, columns)
+        positions = np.frombuffer(sections.take("positions", 8 * n), "<i4").reshape(n, 2).astype(np.int32)
+        values = tuple(float.fromhex(v) for v in _typed(head["logo"]["values"], list))
+        logo = Logo(alpha, positions, _typed(head["logo"]["opacity"], int), values)
+    if _typed(head["mask"], bool):
+        packed = np.frombuffer(sections.take("mask", -(-n * height * width // 8)), np.uint8)
+        mask = np.unpackbits(packed, count=n * height * width).view(np.bool_).reshape(n, height, width)
+    return Mark(field, logo, mask, _typed(head["step"], int), _typed(head["exponent"], int))
+
+
+def _correction_head(correction: NDArray[Any], parts: _Writer) -> dict[str, Any]:
+    """Head and sections of a correction: every sample, or a bit for each and the samples that are not zero."""
+    where = correction != 0
+    count = int(np.count_nonzero(where))
+    bits, values = _Writer(), _Writer()
+    bits.add("where", np.packbits(where).tobytes())
+    values.add("values", _planes(correction[where]))
+    best = bits.chunks + values.chunks
+    table = bits.table + values.table
+    form = "sparse"
+    if 8 * count > correction.size:  # else the bits cost less than a symbol for each zero
+        dense = _Writer()
+        dense.add("values", _planes(correction.reshape(-1)))
+        if len(dense.chunks[0]) < sum(map(len, best)):
+            best, table, form = dense.chunks, dense.table, "dense"
+    parts.chunks += best
+    parts.table += table
+    return {"form": form, "count": count if form == "sparse" else correction.size}
+
+
+def _read_correction(
+    head: Any, shape: tuple[int, int, int, int], dtype: np.dtype[Any], sections: _Reader
+) -> NDArray[Any]:
+    """Inverse of :func:`_correction_head`."""
+    _keys(head, {"form", "count"})
+    size, width = math.prod(shape), dtype.itemsize
+    count = _typed(head["count"], int)
+    _require(head["form"] in ("dense", "sparse") and 0 <= count <= size, "correction")
+    if head["form"] == "dense":
+        _require(count == size, "correction")
+        return _unplanes(sections.take("values", size * width), width).reshape(shape)
+    packed = np.frombuffer(sections.take("where", -(-size // 8)), np.uint8)
+    where = np.unpackbits(packed, count=size).view(np.bool_).reshape(shape)
+    _require(int(np.count_nonzero(where)) == count, "correction")
+    correction = np.zeros(shape, f"u{width}")
+    correction[where] = _unplanes(sections.take("values", count * width), width)
+    return correction
+
+
+def _planes(words: NDArray[Any]) -> bytes:
+    """Words as bytes of small magnitude first: zigzag, then all low bytes, all next bytes and so on."""
+    bits = 8 * words.dtype.itemsize
+    folded = (words << 1) ^ (0 - (words >> (bits - 1)))  # 0, -1, 1, -2 ... become 0, 1, 2, 3 ...
+    return folded.astype(folded.dtype.newbyteorder("<")).view(np.uint8).reshape(-1, bits // 8).T.tobytes()
+
+
+def _unplanes(data: bytes, width: int) -> NDArray[Any]:
+    """Inverse of :func:`_planes`."""
+    columns = np.ascontiguousarray(np.frombuffer(data, np.uint8).reshape(width, -1).T)
+    folded = columns.view(f"<u{width}").reshape(-1).astype(f"u{width}")
+    words: NDArray[Any] = (folded >> 1) ^ (0 - (folded & 1))
+    return words
+
+
+def _shell_head(shell: SourceShell, parts: _Writer) -> dict[str, Any]:
+    """Head and sections of a shell."""
+    if not _is_base_name(shell.name):
+        raise UnsupportedImageError("the source file has a name that cannot be kept (it holds a path separator)")
+    for name, blob in shell.blobs.items():
+        parts.add(_BLOB + name, bytes(blob))
+    return {"format": shell.format, "name": shell.name, "meta": dict(shell.meta)}
+
+
+def _read_shell(head: Any, sections: _Reader) -> SourceShell:
+    """Inverse of :func:`_shell_head`."""
+    _keys(head, {"format", "name", "meta"})
+    name = _typed(head["name"], str)
+    # The restored file gets this name: it must not lead out of the folder that the recipient chose.
+    _require(_is_base_name(name), "name of the source file")
+    blobs = {full[len(_BLOB) :]: sections.take(full, None) for full in sections.names if full.startswith(_BLOB)}
+    return SourceShell(_typed(head["format"], str), name, _typed(head["meta"], dict), blobs)
+
+
+def _is_base_name(name: str) -> bool:
+    """Whether a name stays in its folder, on POSIX and on Windows."""
+    return name not in (".", "..") and not any(character in name for character in "/\\\0")
+
+
+def _require(condition: bool, part: str) -> None:
+    """Refuse a record with the part that is wrong."""
+    if not condition:
+        raise TamperedError(f"the recovery record is damaged ({part})")
+
+
+def _natural(value: Any) -> bool:
+    """A JSON integer that is not negative (``True`` is an ``int`` to Python, but not to us)."""
+    return type(value) is int and value >= 0
+
+
+def _typed(value: Any, kind: type) -> Any:
+    """A value of exactly this type."""
+    _require(type(value) is kind, "type of a value")
+    return value
+
+
+def _keys(value: Any, names: set[str]) -> Mapping[str, Any]:
+    """An object with exactly these keys."""
+    _require(type(value) is dict and value.keys() == names, "keys")
+    found: Mapping[str, Any] = value
+    return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON objects without repeated keys, of which readers disagree which one counts."""
+    found = dict(pairs)
+    _require(len(found) == len(pairs), "repeated key")
+    return found
+
+
+def _no_constant(name: str) -> float:
+    """NaN and Infinity are not JSON."""
+    raise ValueError(name)
