@@ -1,0 +1,410 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""Uncompressed DICOM: samples by exact splice, the protected object as a derived image with a private block."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from monai_miadmark.errors import MIADMarkError, TamperedError, UnsupportedImageError
+from monai_miadmark.formats.base import (
+    OpenedSource,
+    ProtectedFile,
+    SampleLayout,
+    check_values,
+    file_digest,
+    missing_envelope,
+    narrowed_window,
+    pack_block,
+    refuse_protected,
+    splice,
+    unpack_block,
+)
+from monai_miadmark.formats.dicom_derivation import declare_derived
+from monai_miadmark.image import Bounds, StoredImage, Window, percentile_window
+from monai_miadmark.shell import SourceShell
+
+__all__ = ["PRIVATE_CREATOR", "PRIVATE_GROUP", "RECORD_ELEMENT", "DicomCarrier"]
+
+PRIVATE_GROUP = 0x0411
+PRIVATE_CREATOR = "MIADMARK 1.0"
+RECORD_ELEMENT = 0x02
+"""Element of the envelope inside the private block, an OB."""
+
+_PIXEL_DATA = 0x7FE00010
+_OTHER_PIXELS = {0x7FE00008: "float pixel data", 0x7FE00009: "double float pixel data"}
+_LITTLE_ENDIAN = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"}
+_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+# CT numbers are shown brain-and-body wide, unless the object says better: centre 40 HU, width 400 HU.
+_CT_WINDOW = (40.0, 400.0)
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """A DICOM file with its samples located."""
+
+    data_set: Dataset
+    layout: SampleLayout
+    bits_stored: int
+    signed: bool
+    start: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """Where the samples end; padding may follow inside the element."""
+        return self.start + self.layout.nbytes
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence pydicom: its warnings quote values of the file, and what matters is checked here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _read(data: bytes) -> Dataset:
+    """The data set of a file.
+
+    Raises:
+        TamperedError: cannot be parsed.
+    """
+    try:
+        with _quiet():
+            return pydicom.dcmread(io.BytesIO(data))
+    except Exception as error:  # damaged files raise nearly anything; none may reach the caller raw
+        raise TamperedError("the DICOM file cannot be parsed") from error
+
+
+def _raw(data_set: Dataset, tag: int) -> tuple[bytes, int, int] | None:
+    """Value bytes, declared length and position of a top-level element as read, or ``None`` where there is none."""
+    if tag not in data_set:
+        return None
+    element: Any = data_set.get_item(tag)
+    value, start = getattr(element, "value", None), getattr(element, "value_tell", None)
+    if not isinstance(value, bytes) or not isinstance(start, int):
+        raise TamperedError("a DICOM element is damaged")
+    length = getattr(element, "length", None)
+    if getattr(element, "is_undefined_length", False) or not isinstance(length, int):
+        length = _UNDEFINED_LENGTH
+    return value, length, start
+
+
+def _integer(data_set: Dataset, keyword: str, default: int | None = None) -> int:
+    """A whole number of the Image Pixel module."""
+    value = data_set.get(keyword, None)
+    if value is None and default is not None:
+        return default
+    try:
+        return int(value)
+    except (TypeError, ValueError) as error:
+        raise UnsupportedImageError(f"DICOM without a valid {keyword} is not supported") from error
+
+
+def _locate(data_set: Dataset, data: bytes) -> _Parsed:
+    """Find and describe the samples.
+
+    Raises:
+        UnsupportedImageError: a kind that is not supported, by name.
+    """
+    syntax = str(getattr(data_set, "file_meta", Dataset()).get("TransferSyntaxUID", "") or "")
+    if not syntax:
+        raise UnsupportedImageError("DICOM without a transfer syntax is not supported")
+    if syntax not in _LITTLE_ENDIAN and syntax != _BIG_ENDIAN:
+        raise UnsupportedImageError(f"DICOM in {UID(syntax).name} is not supported (uncompressed is)")
+    for tag, what in _OTHER_PIXELS.items():
+        if tag in data_set:
+            raise UnsupportedImageError(f"DICOM with {what} is not supported")
+    found = _raw(data_set, _PIXEL_DATA)
+    if found is None:
+        if "DirectoryRecordSequence" in data_set:
+            raise UnsupportedImageError("a DICOMDIR is not an image")
+        kind = UID(str(data_set.get("SOPClassUID", "") or "")).name or "no SOP class"
+        raise UnsupportedImageError(f"DICOM object without pixel data ({kind})")
+    layout, bits_stored, signed = _describe(data_set, syntax == _BIG_ENDIAN)
+    value, length, start = found
+    if length == _UNDEFINED_LENGTH:
+        raise UnsupportedImageError("DICOM with encapsulated pixel data is not supported (uncompressed is)")
+    if len(value) != length or length < layout.nbytes:
+        raise UnsupportedImageError("the DICOM pixel data are shorter than the image (truncated)")
+    if data[start : start + length] != value:
+        raise UnsupportedImageError("the DICOM pixel data cannot be located in the file")
+    if layout.big_endian and layout.dtype in ("uint8", "int8") and data[start - 8 : start - 6] == b"OW":
+        raise UnsupportedImageError("8-bit DICOM samples in big-endian words are not supported")
+    return _Parsed(data_set, layout, bits_stored, signed, start, length)
+
+
+def _describe(data_set: Dataset, big_endian: bool) -> tuple[SampleLayout, int, bool]:
+    """Layout, Bits Stored and signedness from the Image Pixel module (PS3.3 C.7.6.3)."""
+    photometric = str(data_set.get("PhotometricInterpretation", "") or "")
+    if not photometric:
+        raise UnsupportedImageError("DICOM without a photometric interpretation is not supported")
+    samples = _integer(data_set, "SamplesPerPixel", 1)
+    wanted = {"MONOCHROME1": 1, "MONOCHROME2": 1, "RGB": 3}.get(photometric)
+    if wanted is None:
+        raise UnsupportedImageError(f"{photometric} DICOM is not supported (MONOCHROME1, MONOCHROME2 and RGB are)")
+    if samples != wanted:
+        raise UnsupportedImageError(f"{photometric} DICOM of {samples} samples per pixel is not supported")
+    allocated = _integer(data_set, "BitsAllocated")
+    stored = _integer(data_set, "BitsStored", allocated)
+    if allocated not in (8, 16):
+        raise UnsupportedImageError(f"DICOM of {allocated} bits allocated is not supported (8 and 16 are)")
+    if not 1 <= stored <= allocated or _integer(data_set, "HighBit", stored - 1) != stored - 1:
+        raise UnsupportedImageError("DICOM whose samples are not in the low bits is not supported")
+    signed = _integer(data_set, "PixelRepresentation", 0)
+    if signed not in (0, 1):
+        raise UnsupportedImageError("DICOM without a valid PixelRepresentation is not supported")
+    planar = _integer(data_set, "PlanarConfiguration", 0) if samples > 1 else 0
+    if planar not in (0, 1):
+        raise UnsupportedImageError("DICOM without a valid PlanarConfiguration is not supported")
+    frames = _integer(data_set, "NumberOfFrames", 1)
+    rows, columns = _integer(data_set, "Rows"), _integer(data_set, "Columns")
+    if min(frames, rows, columns) < 1:
+        raise UnsupportedImageError("the DICOM image has no pixels")
+    dtype = f"{'int' if signed else 'uint'}{allocated}"
+    return SampleLayout((frames, rows, columns, samples), dtype, big_endian, planar == 1), stored, bool(signed)
+
+
+def _record_tags(data_set: Dataset) -> list[int]:
+    """Tags of the envelope element, one for each block of ours; any block number, since writers may move blocks."""
+    tags = []
+    for block in range(0x10, 0x100):
+        creator = (PRIVATE_GROUP << 16) | block
+        if creator not in data_set:
+            continue
+        value = getattr(data_set.get_item(creator), "value", None)
+        text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+        if text.strip(" \0") == PRIVATE_CREATOR:
+            tags.append((PRIVATE_GROUP << 16) | (block << 8) | RECORD_ELEMENT)
+    return tags
+
+
+def _record(data_set: Dataset) -> tuple[bytes, int, int] | None:
+    """The packed envelope as :func:`_raw` gives it; ``None`` where the object was never marked."""
+    tags = _record_tags(data_set)
+    if not tags:
+        return None
+    if len(tags) > 1:
+        raise TamperedError("the DICOM file holds more than one recovery record")
+    found = _raw(data_set, tags[0])
+    if found is None:
+        raise TamperedError("the DICOM private block lacks its recovery record")
+    return found
+
+
+def _padding(data_set: Dataset, layout: SampleLayout) -> tuple[int, int] | None:
+    """Pixel Padding Value to Range Limit, both inclusive, in container integers (PS3.3 C.7.5.1.1.2)."""
+    if layout.shape[3] != 1 or data_set.get("PixelPaddingValue", None) is None:
+        return None
+    value = _integer(data_set, "PixelPaddingValue")
+    limit = _integer(data_set, "PixelPaddingRangeLimit", value)
+    bits = np.dtype(layout.dtype).itemsize * 8
+    signed = layout.dtype.startswith("int")
+
+    def contained(number: int) -> int:
+        # Writers confuse US with SS: what counts is the bit pattern in the container.
+        number &= (1 << bits) - 1
+        return number - (1 << bits) if signed and number >> (bits - 1) else number
+
+    low, high = sorted((contained(value), contained(limit)))
+    return low, high
+
+
+def _functional(data_set: Dataset, sequence: str, keyword: str) -> Any:
+    """An attribute of the image, or of its shared (else first per-frame) functional groups in enhanced objects."""
+    if data_set.get(keyword, None) is not None:
+        return data_set.get(keyword)
+    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        items = data_set.get(groups, None)
+        inner = items[0].get(sequence, None) if items else None
+        if inner and inner[0].get(keyword, None) is not None:
+            return inner[0].get(keyword)
+    return None
+
+
+def _first_number(value: Any) -> float | None:
+    """A finite number, or the first of several; ``None`` for anything else."""
+    if isinstance(value, (list, tuple)) or (hasattr(value, "__iter__") and not isinstance(value, (str, bytes))):
+        value = next(iter(value), None)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) else None
+
+
+def _window(parsed: _Parsed, values: NDArray[Any]) -> Window:
+    """Display window in stored units: VOI window, else that of the modality, else percentiles."""
+    data_set, inverted = parsed.data_set, parsed.data_set.get("PhotometricInterpretation") == "MONOCHROME1"
+    full = Window(0, 2**parsed.bits_stored - 1, inverted) if not parsed.signed else None
+    if parsed.layout.shape[3] == 3:
+        return full or percentile_window(values)
+    slope = _first_number(_functional(data_set, "PixelValueTransformationSequence", "RescaleSlope"))
+    intercept = _first_number(_functional(data_set, "PixelValueTransformationSequence", "RescaleIntercept"))
+    slope, intercept = slope or 1.0, intercept or 0.0
+    limits = None
+    if not data_set.get("ModalityLUTSequence", None):  # a table instead of a slope: the window cannot be carried back
+        limits = _voi_limits(data_set)
+        unit = str(_functional(data_set, "PixelValueTransformationSequence", "RescaleType") or "HU")
+        if limits is None and str(data_set.get("Modality", "")) == "CT" and unit == "HU":
+            limits = _CT_WINDOW[0] - _CT_WINDOW[1] / 2, _CT_WINDOW[0] + _CT_WINDOW[1] / 2
+    if limits is not None:
+        low, high = ((limit - intercept) / slope for limit in limits)
+        window = narrowed_window(low, high, inverted, values)
+        if window is not None:
+            return window
+    # An 8-bit image without a window is shown as it is.
+    if full is not None and parsed.bits_stored == 8 and slope > 0:
+        return full
+    return percentile_window(values, inverted != (slope < 0))
+
+
+def _voi_limits(data_set: Dataset) -> tuple[float, float] | None:
+    """First VOI window as (black, white) in rescaled units (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
+    center = _first_number(_functional(data_set, "FrameVOILUTSequence", "WindowCenter"))
+    width = _first_number(_functional(data_set, "FrameVOILUTSequence", "WindowWidth"))
+    if center is None or width is None or width <= 0:
+        return None
+    function = str(_functional(data_set, "FrameVOILUTSequence", "VOILUTFunction") or "LINEAR")
+    if function == "LINEAR" and width > 1:
+        return center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
+    return center - width / 2, center + width / 2  # LINEAR_EXACT, and the near-linear part of SIGMOID
+
+
+def _bounds(bits_stored: int, signed: bool) -> Bounds:
+    """Range of Bits Stored."""
+    return Bounds(-(2 ** (bits_stored - 1)), 2 ** (bits_stored - 1) - 1) if signed else Bounds(0, 2**bits_stored - 1)
+
+
+class DicomCarrier:
+    """Uncompressed DICOM files of 8 or 16 bits, monochrome or RGB, single and multi-frame."""
+
+    name = "dicom"
+
+    def matches(self, data: bytes) -> bool:
+        """See :class:`~monai_miadmark.formats.base.Carrier`."""
+        return data[128:132] == b"DICM"
+
+    @_quiet()
+    def open_source(self, data: bytes, name: str) -> OpenedSource:
+        """See :class:`~monai_miadmark.formats.base.Carrier`."""
+        try:
+            data_set = _read(data)
+            refuse_protected(bool(_record_tags(data_set)))
+            parsed = _locate(data_set, data)
+            values = parsed.layout.decode(memoryview(data)[parsed.start : parsed.end])
+            shell = SourceShell(
+                self.name,
+                PurePath(name).name,
+                parsed.layout.to_meta(),
+                {"prefix": data[: parsed.start], "suffix": data[parsed.end :]},
+            )
+            if splice(shell, values) != data:
+                raise UnsupportedImageError("the DICOM file cannot be rebuilt exactly")
+            padding = _padding(data_set, parsed.layout)
+            bounds = _bounds(parsed.bits_stored, parsed.signed)
+            return OpenedSource(StoredImage(values, bounds, _window(parsed, values), padding), shell)
+        except TamperedError as error:
+            raise UnsupportedImageError(f"not a valid DICOM file: {error}") from error
+        except MIADMarkError:
+            raise
+        except Exception as error:  # values are parsed on access, so damage may show anywhere above
+            raise UnsupportedImageError("the DICOM file has attributes that cannot be read") from error
+
+    def rebuild(self, shell: SourceShell, values: NDArray[Any] | None) -> bytes:
+        """See :class:`~monai_miadmark.formats.base.Carrier`."""
+        return splice(shell, values)
+
+    def carry(self, data: bytes, opened: OpenedSource, values: NDArray[Any], envelope: bytes | None) -> bytes:
+        """See :class:`~monai_miadmark.formats.base.Carrier`.
+
+        The object becomes a derived image with new instance and series UIDs, see
+        :func:`~monai_miadmark.formats.dicom_derivation.declare_derived`.
+        """
+        check_values(opened, values, envelope)
+        try:
+            with _quiet():
+                data_set = _read(data)
+                parsed = _locate(data_set, data)
+                surplus = data[parsed.end : parsed.start + parsed.length]
+                declare_derived(data_set, hashlib.sha256(data).digest(), values)
+                data_set[_PIXEL_DATA].value = parsed.layout.encode(values) + surplus
+                block = data_set.private_block(PRIVATE_GROUP, PRIVATE_CREATOR, create=True)
+                packed = pack_block(envelope)
+                block.add_new(RECORD_ELEMENT, "OB", packed + bytes(len(packed) % 2))
+                buffer = io.BytesIO()
+                data_set.save_as(buffer)
+            written = buffer.getvalue()
+            again = self.open_protected(written)
+        except UnsupportedImageError:
+            raise
+        except Exception as error:  # pydicom cannot write everything that it reads
+            raise UnsupportedImageError("the DICOM file has attributes that cannot be written again") from error
+        # The data set was written by a library that repairs what it reads: look at what came out.
+        if again.envelope != envelope or not np.array_equal(again.values, values):
+            raise UnsupportedImageError("the protected DICOM file does not read back as it was written")
+        return written
+
+    @_quiet()
+    def open_protected(self, data: bytes) -> ProtectedFile:
+        """See :class:`~monai_miadmark.formats.base.Carrier`."""
+        data_set = _read(data)
+        marked = False
+        try:
+            found = _record(data_set)
+            marked = found is not None
+            parsed = _locate(data_set, data)
+            values = parsed.layout.decode(memoryview(data)[parsed.start : parsed.end])
+            return ProtectedFile(values, unpack_block(found[0]) if found else None, marked)
+        except UnsupportedImageError as error:
+            if not marked:
+                raise
+            raise TamperedError(f"the protected file was changed: {error}") from error
+        except MIADMarkError:
+            raise
+        except Exception as error:
+            raise TamperedError("the DICOM file has attributes that cannot be read") from error
+
+    def replace_envelope(self, data: bytes, envelope: bytes) -> bytes:
+        """See :class:`~monai_miadmark.formats.base.Carrier`; only the element's length and value change."""
+        if not envelope:
+            raise ValueError("the envelope is empty")
+        if self.open_protected(data).envelope is None:
+            raise missing_envelope()
+        data_set = _read(data)
+        found = _record(data_set)
+        if found is None or found[1] != len(found[0]) or data[found[2] : found[2] + found[1]] != found[0]:
+            raise TamperedError("the recovery record cannot be located in the file")
+        packed = pack_block(envelope)
+        packed += bytes(len(packed) % 2)
+        order = ">" if data_set.file_meta.TransferSyntaxUID == _BIG_ENDIAN else "<"
+        start = found[2]
+        # The four bytes before a value are its length, in explicit VR (OB, UN) as in implicit VR.
+        changed = b"".join((data[: start - 4], struct.pack(f"{order}I", len(packed)), packed, data[start + found[1] :]))
+        if self.open_protected(changed).envelope != envelope:
+            raise TamperedError("the recovery record cannot be replaced in the file")
+        return changed
+
+    def output_name(self, name: str) -> str:
+        """The same name."""
+        return PurePath(name).name
+
+    def file_digest(self, data: bytes) -> bytes:
+        """SHA-256 of the file."""
+        return file_digest(data)

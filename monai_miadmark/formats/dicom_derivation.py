@@ -1,0 +1,164 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a DICOM object has to say once its pixels were changed.
+
+Sources: PS3.3 C.7.6.1.1.2 (Image Type), C.12.4.1 (derivation), C.7.6.16.2.6 (enhanced objects), C.12.1.1.5
+(contributing equipment); codes from PS3.16 CID 7202, 7203 and 7005.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from monai_miadmark import __version__
+from monai_miadmark.errors import UnsupportedImageError
+
+__all__ = ["SERIES_PREFIX", "declare_derived", "derived_uid"]
+
+SERIES_PREFIX = "MIAD-MARK protected: "
+_DESCRIPTION = (
+    "MIAD-MARK: a removable adversarial watermark was added to the pixels; "
+    "authorized recipients can restore the original object"
+)
+_SIGNATURES = (0xFFFAFFFA, 0x4FFE0001)
+# An icon is a small copy of the unprotected image; the series extrema no longer hold.
+_OUTDATED = ("IconImageSequence", "SmallestPixelValueInSeries", "LargestPixelValueInSeries")
+_CODE_ADDITION = ("113042", "Pixel by pixel addition")
+_CODE_SOURCE = ("121322", "Source image for image processing operation")
+_CODE_EQUIPMENT = ("109103", "Modifying Equipment")
+
+
+def derived_uid(*parts: bytes) -> str:
+    """A UID below 2.25 from SHA-256 over the parts, each with its length: the same input gives the same UID."""
+    digest = hashlib.sha256(b"miadmark uid 1\0")
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    number = int.from_bytes(digest.digest()[:16], "big")
+    # Version 8 (free form) and variant of RFC 9562, as 2.25 takes UUIDs (PS3.5 B.2).
+    number = number & ~(0xF << 76) | 8 << 76
+    number = number & ~(0b11 << 62) | 0b10 << 62
+    return f"2.25.{number}"
+
+
+def declare_derived(data_set: Dataset, file_digest: bytes, values: NDArray[Any]) -> None:
+    """Turn a data set in place into that of an image derived from it.
+
+    Args:
+        data_set: of the source; pixel data and private block are left to the caller.
+        file_digest: SHA-256 of the source file, so that the new UID is the same on every run.
+        values: ``(N, H, W, C)`` protected samples, for the extrema.
+
+    Raises:
+        UnsupportedImageError: the source has no SOP Class or Instance UID that could be referenced.
+    """
+    sop_class, instance = (str(data_set.get(key, "") or "") for key in ("SOPClassUID", "SOPInstanceUID"))
+    if not sop_class or not instance:
+        raise UnsupportedImageError("DICOM without SOP Class and Instance UID is not supported")
+    _declare_derivation(data_set, sop_class, instance)
+    data_set.SOPInstanceUID = derived_uid(b"instance", instance.encode(), file_digest)
+    data_set.file_meta.MediaStorageSOPInstanceUID = data_set.SOPInstanceUID
+    series = str(data_set.get("SeriesInstanceUID", "") or "")
+    data_set.SeriesInstanceUID = derived_uid(b"series", series.encode() or file_digest)
+    _declare_series(data_set)
+    _declare_equipment(data_set)
+    _update_extrema(data_set, values)
+    for tag in _SIGNATURES:
+        if tag in data_set:
+            del data_set[tag]
+    for keyword in _OUTDATED:
+        if keyword in data_set:
+            delattr(data_set, keyword)
+
+
+def _code(code: tuple[str, str]) -> Sequence:
+    """A code sequence of one DCM code."""
+    item = Dataset()
+    item.CodeValue, item.CodeMeaning = code
+    item.CodingSchemeDesignator = "DCM"
+    return Sequence([item])
+
+
+def _source(sop_class: str, instance: str) -> Sequence:
+    """Source Image Sequence with the one image that was marked."""
+    item = Dataset()
+    item.ReferencedSOPClassUID = sop_class
+    item.ReferencedSOPInstanceUID = instance
+    item.SpatialLocationsPreserved = "YES"
+    item.PurposeOfReferenceCodeSequence = _code(_CODE_SOURCE)
+    return Sequence([item])
+
+
+def _derived_type(value: Any) -> list[str]:
+    """Image Type or Frame Type with value 1 DERIVED, the rest kept."""
+    kept = [value] if isinstance(value, str) else [str(part) for part in value or []]
+    return ["DERIVED", *(kept[1:] or ["PRIMARY"])]
+
+
+def _declare_derivation(data_set: Dataset, sop_class: str, instance: str) -> None:
+    """Image Type, description, code and source: in the object, and in the functional groups of enhanced ones."""
+    data_set.ImageType = _derived_type(data_set.get("ImageType", None))
+    earlier = str(data_set.get("DerivationDescription", "") or "")
+    data_set.DerivationDescription = (f"{_DESCRIPTION}; before: {earlier}" if earlier else _DESCRIPTION)[:1024]
+    # Earlier derivations (lossy compression, above all) stay true of the protected image.
+    codes = list(data_set.get("DerivationCodeSequence", None) or [])
+    data_set.DerivationCodeSequence = Sequence([*codes, *_code(_CODE_ADDITION)])
+    data_set.SourceImageSequence = _source(sop_class, instance)
+    shared = list(data_set.get("SharedFunctionalGroupsSequence", None) or [])
+    frames = list(data_set.get("PerFrameFunctionalGroupsSequence", None) or [])
+    for group in (*shared, *frames):
+        for item in _frame_type_items(group):
+            item.FrameType = _derived_type(item.FrameType)
+    # A functional group is either shared or per frame, never both.
+    in_frames = any("DerivationImageSequence" in frame for frame in frames)
+    for group in frames if in_frames else shared[:1]:
+        derivation = Dataset()
+        derivation.DerivationDescription = _DESCRIPTION
+        derivation.DerivationCodeSequence = _code(_CODE_ADDITION)
+        derivation.SourceImageSequence = _source(sop_class, instance)
+        before = list(group.get("DerivationImageSequence", None) or [])
+        group.DerivationImageSequence = Sequence([*before, derivation])
+
+
+def _frame_type_items(group: Dataset) -> Iterator[Dataset]:
+    """Items with a Frame Type in one item of a functional groups sequence."""
+    for element in group:
+        if element.VR == "SQ":
+            yield from (item for item in element.value if "FrameType" in item)
+
+
+def _declare_series(data_set: Dataset) -> None:
+    """Series Description that shows what this series is, within the 64 characters of an LO."""
+    value = data_set.get("SeriesDescription", None) or ""
+    text = value if isinstance(value, str) else " ".join(map(str, value))
+    data_set.SeriesDescription = (SERIES_PREFIX + text)[:64].strip(" :")
+
+
+def _declare_equipment(data_set: Dataset) -> None:
+    """Append this software to the equipment that contributed; no time, so that a re-run gives the same object."""
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = _code(_CODE_EQUIPMENT)
+    item.Manufacturer = "MIAD-MARK"
+    item.ManufacturerModelName = "monai-miadmark"
+    item.SoftwareVersions = __version__
+    item.ContributionDescription = "Added a removable watermark"
+    before = list(data_set.get("ContributingEquipmentSequence", None) or [])
+    data_set.ContributingEquipmentSequence = Sequence([*before, item])
+
+
+def _update_extrema(data_set: Dataset, values: NDArray[Any]) -> None:
+    """Smallest and Largest Image Pixel Value, where the source has them."""
+    vr = "SS" if np.issubdtype(values.dtype, np.signedinteger) else "US"
+    for keyword, number in (
+        ("SmallestImagePixelValue", int(values.min())),
+        ("LargestImagePixelValue", int(values.max())),
+    ):
+        if keyword in data_set:
+            del data_set[keyword]
+            data_set.add_new(keyword, vr, number)
