@@ -1,0 +1,401 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""Seal a recovery record for recipients, open it, and change who may open it. Knows bytes only, nothing of images.
+
+The payload under AES-256-GCM is the roster (public bytes of the recipients, so that any of them can wrap a new content key
+for the others), a salt of 32 bytes, and the record. The header holds SHA-256(salt | record) as a commitment: a custodian's
+signature is over it and the digest of the protected pixels, so that it covers the record, tells nothing about it, and stays
+valid when recipients come and go.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from .envelope import (
+    DIGEST_BYTES,
+    NONCE_BYTES,
+    VERSION,
+    Envelope,
+    EnvelopeInfo,
+    Header,
+    HeaderSignature,
+    WrappedKey,
+    encode_prefix,
+    finish_envelope,
+    inspect_envelope,
+    parse_envelope,
+)
+from .errors import SignatureError, TamperedError, UnsupportedImageError, WrongKeyError
+from .recipients import CONTENT_KEY_BYTES, Identity, Recipient, recipient_from_public_bytes
+from .signatures import Signer, Verifier
+
+__all__ = [
+    "EnvelopeInfo",
+    "Opened",
+    "grant",
+    "inspect_envelope",
+    "open_envelope",
+    "revoke",
+    "seal",
+    "verify_envelope",
+]
+
+_SALT_BYTES = 32
+# AES-GCM of cryptography takes messages below 2 GiB; the rest is for the roster.
+_MAX_RECORD_BYTES = 2**31 - 2**22
+_ROSTER_COUNT = struct.Struct(">H")
+_ROSTER_ENTRY = struct.Struct(">BI")  # length of the kind's name, length of the public bytes
+_SHOWN_RECIPIENTS = 4
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An opened record. All in it is authentic: made by someone who knew the content key.
+
+    Attributes:
+        record: the recovery record's bytes.
+        protected_pixels: SHA-256 of the protected pixels that the record belongs to.
+        recipients: kind and key id of all who can open it.
+        opened_by: kind and key id of the recipient whose identity opened it.
+        signer: who signed it; the signature has been verified. ``None`` without one.
+    """
+
+    record: bytes = field(repr=False)
+    protected_pixels: bytes
+    recipients: tuple[tuple[str, bytes], ...]
+    opened_by: tuple[str, bytes]
+    signer: Verifier | None
+
+
+@dataclass(frozen=True, repr=False)
+class _Unsealed:
+    """What only holders of the content key see."""
+
+    header: Header
+    opened_by: WrappedKey
+    content_key: bytes
+    roster: dict[tuple[str, bytes], Recipient]
+    salt: bytes
+    record: bytes
+
+
+def seal(
+    record: bytes,
+    recipients: Iterable[Recipient],
+    protected_pixels: bytes,
+    content_key: bytes | None = None,
+    signer: Signer | None = None,
+) -> bytes:
+    """Seal a record.
+
+    Args:
+        record: recovery record, any bytes.
+        recipients: who may open it, at least one; one that is named twice counts once.
+        protected_pixels: SHA-256 of the protected pixels (32 bytes), which the record is bound to.
+        content_key: 32 random bytes that serve no other record; made here if not given.
+        signer: the custodian, if the record is to be signed.
+
+    Returns:
+        The envelope, of an even number of bytes.
+
+    Raises:
+        ValueError: no recipient or too many, or an argument of a wrong length.
+        UnsupportedImageError: the record has 2 GiB or more.
+    """
+    key = os.urandom(CONTENT_KEY_BYTES) if content_key is None else content_key
+    return _seal(record, recipients, protected_pixels, key, os.urandom(_SALT_BYTES), os.urandom(NONCE_BYTES), signer)
+
+
+def open_envelope(
+    envelope: bytes,
+    identities: Iterable[Identity],
+    protected_pixels: bytes | None = None,
+    require_signer: Verifier | None = None,
+) -> Opened:
+    """Open a sealed record.
+
+    Args:
+        envelope: what :func:`seal`, :func:`grant` or :func:`revoke` gave.
+        identities: keys to try.
+        protected_pixels: SHA-256 of the pixels at hand, to be the one that the record is bound to.
+        require_signer: demand a signature by this custodian. One that is present is verified in any case.
+
+    Raises:
+        NotProtectedError: the bytes are no envelope at all.
+        TamperedError: damaged, truncated, changed, of an unknown version, or not the record of these pixels.
+        SignatureError: the signature is not valid, or it is not there or not by the one demanded.
+        WrongKeyError: no identity fits.
+    """
+    parsed = parse_envelope(envelope)
+    signer = _verify_header(parsed.header, protected_pixels, require_signer)
+    unsealed = _unseal(parsed, identities)
+    return Opened(
+        record=unsealed.record,
+        protected_pixels=parsed.header.protected_pixels,
+        recipients=tuple(key.name for key in parsed.header.wrapped_keys),
+        opened_by=unsealed.opened_by.name,
+        signer=signer,
+    )
+
+
+def verify_envelope(envelope: bytes, protected_pixels: bytes | None, signer: Verifier | None = None) -> EnvelopeInfo:
+    """Verify all that can be verified without a key: layout, checksum, pixels, signature.
+
+    Without a signature this finds damage, but not a record that someone else made on purpose.
+
+    Args:
+        envelope: the sealed record.
+        protected_pixels: SHA-256 of the pixels at hand; ``None`` leaves this check out.
+        signer: demand a signature by this custodian.
+
+    Raises:
+        NotProtectedError: the bytes are no envelope at all.
+        TamperedError: damaged, or not the record of these pixels.
+        SignatureError: the signature is not valid, or it is not there or not by the one demanded.
+    """
+    _verify_header(parse_envelope(envelope).header, protected_pixels, signer)
+    return inspect_envelope(envelope)
+
+
+def grant(envelope: bytes, identity: Identity, recipients: Iterable[Recipient]) -> bytes:
+    """Let others open a record too, without the original image.
+
+    Args:
+        envelope: the sealed record.
+        identity: of someone who can open it.
+        recipients: to be added; those who can open it already are left as they are.
+
+    Returns:
+        A new envelope. The content key and a signature stay as they are.
+
+    Raises:
+        ValueError: too many recipients.
+        MIADMarkError: as :func:`open_envelope`.
+    """
+    parsed = parse_envelope(envelope)
+    _verify_header(parsed.header, None, None)
+    unsealed = _unseal(parsed, [identity])
+    present = {key.name for key in unsealed.header.wrapped_keys}
+    added = [recipient for recipient in _unique(recipients) if (recipient.kind, recipient.key_id) not in present]
+    context = _wrap_context(unsealed.header.protected_pixels)
+    wrapped = [*unsealed.header.wrapped_keys, *_wrap(unsealed.content_key, added, context)]
+    return _reseal(unsealed, unsealed.content_key, wrapped, [*unsealed.roster.values(), *added])
+
+
+def revoke(envelope: bytes, identity: Identity, recipients: Iterable[Recipient | bytes]) -> bytes:
+    """Take recipients out of a record, without the original image.
+
+    The rest get a fresh content key. Who was taken out can still open a copy of the old envelope.
+
+    Args:
+        envelope: the sealed record.
+        identity: of someone who can open it.
+        recipients: to be taken out, or their key ids.
+
+    Returns:
+        A new envelope. A signature stays as it is.
+
+    Raises:
+        ValueError: one of them is no recipient, none would be left, or a passphrase would be left (only who knows it
+            could wrap the fresh key for it: take it out, and grant it again).
+        MIADMarkError: as :func:`open_envelope`.
+    """
+    parsed = parse_envelope(envelope)
+    _verify_header(parsed.header, None, None)
+    unsealed = _unseal(parsed, [identity])
+    unwanted = {entry if isinstance(entry, bytes) else entry.key_id for entry in recipients}
+    unknown = unwanted - {key.key_id for key in unsealed.header.wrapped_keys}
+    if unknown:
+        raise ValueError(f"not among the recipients of this record: {', '.join(sorted(k.hex() for k in unknown))}")
+    left = [key for key in unsealed.header.wrapped_keys if key.key_id not in unwanted]
+    if not left:
+        raise ValueError("no recipient would be left to open the record")
+    remaining = []
+    for key in left:
+        if key.kind == "passphrase":
+            raise ValueError(
+                f"passphrase {key.key_id.hex()} cannot be given a fresh content key: revoke it too, and grant it again"
+            )
+        if key.name not in unsealed.roster:
+            raise TamperedError(f"recipient {key.kind} {key.key_id.hex()} is not in the sealed list of recipients")
+        remaining.append(unsealed.roster[key.name])
+    content_key = os.urandom(CONTENT_KEY_BYTES)
+    wrapped = _wrap(content_key, remaining, _wrap_context(unsealed.header.protected_pixels))
+    return _reseal(unsealed, content_key, wrapped, remaining)
+
+
+def _seal(
+    record: bytes,
+    recipients: Iterable[Recipient],
+    protected_pixels: bytes,
+    content_key: bytes,
+    salt: bytes,
+    nonce: bytes,
+    signer: Signer | None,
+) -> bytes:
+    """Seal with the randomness given, so that frozen vectors can be made; what recipients draw is not part of it."""
+    wanted = _unique(recipients)
+    if not wanted:
+        raise ValueError("a record needs at least one recipient")
+    for name, value, size in (
+        ("protected_pixels", protected_pixels, DIGEST_BYTES),
+        ("content_key", content_key, CONTENT_KEY_BYTES),
+        ("salt", salt, _SALT_BYTES),
+        ("nonce", nonce, NONCE_BYTES),
+    ):
+        if len(value) != size:
+            raise ValueError(f"{name} must have {size} bytes, not {len(value)}")
+    if len(record) > _MAX_RECORD_BYTES:
+        raise UnsupportedImageError(f"its recovery record has {len(record)} bytes: at most {_MAX_RECORD_BYTES} fit")
+    commitment = _commitment(salt, record)
+    signature = None
+    if signer is not None:
+        signed = signer.sign(_signed_message(protected_pixels, commitment))
+        signature = HeaderSignature(signer.verifier, signed)
+    wrapped = _wrap(content_key, wanted, _wrap_context(protected_pixels))
+    header = Header(protected_pixels, tuple(wrapped), nonce, commitment, signature)
+    return _encrypt(header, content_key, b"".join([_encode_roster(wanted), salt, record]))
+
+
+def _reseal(
+    unsealed: _Unsealed, content_key: bytes, wrapped: Sequence[WrappedKey], roster: Sequence[Recipient]
+) -> bytes:
+    """The same record for other recipients."""
+    old = unsealed.header
+    # The content key may be the same as before: a nonce must never come twice under one key.
+    header = Header(old.protected_pixels, tuple(wrapped), os.urandom(NONCE_BYTES), old.commitment, old.signature)
+    return _encrypt(header, content_key, b"".join([_encode_roster(roster), unsealed.salt, unsealed.record]))
+
+
+def _encrypt(header: Header, content_key: bytes, payload: bytes) -> bytes:
+    """Header and payload to envelope."""
+    prefix = encode_prefix(header, len(payload))
+    return finish_envelope(prefix, AESGCM(content_key).encrypt(header.nonce, payload, prefix))
+
+
+def _unseal(envelope: Envelope, identities: Iterable[Identity]) -> _Unsealed:
+    """Find the content key, decrypt, and check the commitment."""
+    header = envelope.header
+    opened_by, content_key = _find_content_key(header, identities)
+    try:
+        payload = AESGCM(content_key).decrypt(header.nonce, envelope.ciphertext, envelope.associated_data)
+    except InvalidTag:
+        raise TamperedError("the sealed record or its header has been changed") from None
+    roster, offset = _decode_roster(payload)
+    salt, record = payload[offset : offset + _SALT_BYTES], payload[offset + _SALT_BYTES :]
+    # AES-GCM alone would let a malicious custodian make one ciphertext that opens to different records under
+    # different keys; and the signature is over the commitment, not over the record.
+    if len(salt) != _SALT_BYTES or not hmac.compare_digest(_commitment(salt, record), header.commitment):
+        raise TamperedError("the record is not the one that its header commits to")
+    return _Unsealed(header, opened_by, content_key, roster, salt, record)
+
+
+def _find_content_key(header: Header, identities: Iterable[Identity]) -> tuple[WrappedKey, bytes]:
+    """The first wrapped key that one of the identities unwraps."""
+    context = _wrap_context(header.protected_pixels)
+    # Passphrases last: they have to be tried, and each trial is meant to be slow.
+    ordered = sorted(identities, key=lambda identity: identity.key_id is None)
+    addressed: Identity | None = None
+    for identity in ordered:
+        for key in header.wrapped_keys:
+            if key.kind != identity.kind or identity.key_id not in (None, key.key_id):
+                continue
+            try:
+                return key, identity.unwrap(key.wrapped, context)
+            except WrongKeyError:
+                if identity.key_id is not None:
+                    addressed = identity
+    if addressed is not None:
+        # The header names this very key: what was wrapped for it must have been changed, or the digest beside it.
+        raise TamperedError(
+            f"the header of the sealed record has been changed: it names {addressed!r}, whose key fails"
+        )
+    shown = [f"{key.kind} {key.key_id.hex()}" for key in header.wrapped_keys[:_SHOWN_RECIPIENTS]]
+    more = len(header.wrapped_keys) - len(shown)
+    raise WrongKeyError(
+        f"none of the {len(ordered)} identities given can open this record; it is for "
+        + ", ".join(shown)
+        + (f" and {more} more" if more else "")
+    )
+
+
+def _verify_header(header: Header, protected_pixels: bytes | None, signer: Verifier | None) -> Verifier | None:
+    """Check pixels and signature; who signed."""
+    if protected_pixels is not None and not hmac.compare_digest(protected_pixels, header.protected_pixels):
+        raise TamperedError("the pixels are not those that were protected with this record")
+    signature = header.signature
+    if signature is None:
+        if signer is not None:
+            raise SignatureError("the record is not signed, but a signature was demanded")
+        return None
+    if signer is not None and signature.verifier != signer:
+        raise SignatureError(f"the record is signed by {signature.verifier!r}, not by {signer!r}")
+    signature.verifier.verify(_signed_message(header.protected_pixels, header.commitment), signature.signature)
+    return signature.verifier
+
+
+def _unique(recipients: Iterable[Recipient]) -> list[Recipient]:
+    """Each recipient once, in order."""
+    return list({(recipient.kind, recipient.key_id): recipient for recipient in recipients}.values())
+
+
+def _wrap(content_key: bytes, recipients: Iterable[Recipient], context: bytes) -> list[WrappedKey]:
+    """The content key for each recipient."""
+    return [WrappedKey(who.kind, who.key_id, who.wrap(content_key, context)) for who in recipients]
+
+
+def _wrap_context(protected_pixels: bytes) -> bytes:
+    """What wrapped keys are bound to: this format, this version, these pixels."""
+    return b"monai_miadmark content key\x00" + bytes([VERSION]) + protected_pixels
+
+
+def _signed_message(protected_pixels: bytes, commitment: bytes) -> bytes:
+    """What a custodian signs. All parts have fixed lengths."""
+    return b"monai_miadmark signature\x00" + bytes([VERSION]) + protected_pixels + commitment
+
+
+def _commitment(salt: bytes, record: bytes) -> bytes:
+    """Binds to the record; without the salt, which is sealed too, a guess at the record could be confirmed by it."""
+    digest = hashlib.sha256(salt)
+    digest.update(record)
+    return digest.digest()
+
+
+def _encode_roster(recipients: Sequence[Recipient]) -> bytes:
+    """Kinds and public bytes; passphrases have none and are left out."""
+    parts = []
+    for recipient in recipients:
+        public = recipient.public_bytes()
+        if public:
+            kind = recipient.kind.encode("ascii")
+            parts += [_ROSTER_ENTRY.pack(len(kind), len(public)), kind, public]
+    return b"".join([_ROSTER_COUNT.pack(len(parts) // 3), *parts])
+
+
+def _decode_roster(payload: bytes) -> tuple[dict[tuple[str, bytes], Recipient], int]:
+    """Recipients by name, and where the roster ends."""
+    recipients: dict[tuple[str, bytes], Recipient] = {}
+    try:
+        (count,) = _ROSTER_COUNT.unpack_from(payload)
+        offset = _ROSTER_COUNT.size
+        for _ in range(count):
+            kind_bytes, public_bytes = _ROSTER_ENTRY.unpack_from(payload, offset)
+            middle = offset + _ROSTER_ENTRY.size + kind_bytes
+            offset = middle + public_bytes
+            if offset > len(payload):
+                raise ValueError
+            kind = payload[middle - kind_bytes : middle].decode("ascii")
+            recipient = recipient_from_public_bytes(kind, payload[middle:offset])
+            recipients[recipient.kind, recipient.key_id] = recipient
+    except (struct.error, ValueError):
+        raise TamperedError("the sealed list of recipients is malformed") from None
+    return recipients, offset
