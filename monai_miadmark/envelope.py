@@ -13,9 +13,9 @@ All integers are big-endian::
     ciphertext            AES-256-GCM of the payload (see ``seal``), tag at its end; all before it is associated data
     checksum          32  SHA-256 of all before it: tells plain damage from a wrong key, and protects from nothing else
 
-The header is an object with exactly these members: ``suite`` (text), ``protected_pixels`` (SHA-256, hex), ``recipients``
-(list of ``{kind, key_id (hex), wrapped (base64)}``), ``nonce`` (12 bytes, hex), ``commitment`` (SHA-256, hex) and
-``signature`` (``{kind, public_key (base64), signature (base64)}`` or null).
+The header is an object with exactly these members: ``suite`` (text), ``protected_pixels`` (SHA-256, hex),
+``recipients`` (list of ``{kind, key_id (hex), wrapped (base64)}``), ``nonce`` (12 bytes, hex), ``commitment`` (SHA-256,
+hex) and ``signature`` (``{kind, public_key (base64), signature (base64)}`` or null).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import NotProtectedError, TamperedError
-from .recipients import KEY_ID_BYTES, KINDS
-from .signatures import Verifier
+from monai_miadmark.errors import NotProtectedError, TamperedError
+from monai_miadmark.signatures import Verifier
+from monai_miadmark.wrapping import KEY_ID_BYTES, KINDS
 
 __all__ = [
     "DIGEST_BYTES",
@@ -123,7 +123,7 @@ class EnvelopeInfo:
         suite: name of the algorithms that seal the record.
         recipients: kind and key id (hex) of each.
         protected_pixels: SHA-256 of the protected pixels, hex.
-        signer: kind and key id (hex) of the custodian whose signature it holds; ``inspect_envelope`` does not verify it.
+        signer: kind and key id (hex) of the custodian that it names as signer; not verified by ``inspect_envelope``.
         envelope_bytes: size of all.
         record_bytes: size of the sealed part.
     """

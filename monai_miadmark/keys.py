@@ -23,22 +23,11 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, mlkem, rsa, x25519
 
-from .pkcs8 import encrypted_pkcs8_pem
-from .recipients import (
-    HPKE_KINDS,
-    KINDS,
-    CmsIdentity,
-    CmsRecipient,
-    HpkeIdentity,
-    HpkeRecipient,
-    Identity,
-    PassphraseIdentity,
-    PassphraseRecipient,
-    Recipient,
-    generate_identity,
-    passphrase_bytes,
-)
-from .signatures import SIGNATURE_KINDS, Signer, Verifier, generate_signer
+from monai_miadmark.passphrases import PassphraseIdentity, PassphraseRecipient, passphrase_bytes
+from monai_miadmark.pkcs8 import encrypted_pkcs8_pem
+from monai_miadmark.recipients import CmsIdentity, CmsRecipient, HpkeIdentity, HpkeRecipient, generate_identity
+from monai_miadmark.signatures import SIGNATURE_KINDS, Signer, Verifier, generate_signer
+from monai_miadmark.wrapping import HPKE_KINDS, KINDS, Identity, Recipient
 
 __all__ = [
     "HPKE_KINDS",

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Seal a recovery record for recipients, open it, and change who may open it. Knows bytes only, nothing of images.
 
-The payload under AES-256-GCM is the roster (public bytes of the recipients, so that any of them can wrap a new content key
-for the others), a salt of 32 bytes, and the record. The header holds SHA-256(salt | record) as a commitment: a custodian's
-signature is over it and the digest of the protected pixels, so that it covers the record, tells nothing about it, and stays
-valid when recipients come and go.
+The payload under AES-256-GCM is the roster (public bytes of the recipients, so that any of them can wrap a new content
+key for the others), a salt of 32 bytes, and the record. The header holds SHA-256(salt | record) as a commitment: a
+custodian's signature is over it and the digest of the protected pixels, so that it covers the record, tells nothing
+about it, and stays valid when recipients come and go.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from .envelope import (
+from monai_miadmark.envelope import (
     DIGEST_BYTES,
     NONCE_BYTES,
     VERSION,
@@ -34,9 +33,10 @@ from .envelope import (
     inspect_envelope,
     parse_envelope,
 )
-from .errors import SignatureError, TamperedError, UnsupportedImageError, WrongKeyError
-from .recipients import CONTENT_KEY_BYTES, Identity, Recipient, recipient_from_public_bytes
-from .signatures import Signer, Verifier
+from monai_miadmark.errors import SignatureError, TamperedError, UnsupportedImageError, WrongKeyError
+from monai_miadmark.recipients import decode_roster, encode_roster
+from monai_miadmark.signatures import Signer, Verifier
+from monai_miadmark.wrapping import CONTENT_KEY_BYTES, Identity, Recipient
 
 __all__ = [
     "EnvelopeInfo",
@@ -52,8 +52,6 @@ __all__ = [
 _SALT_BYTES = 32
 # AES-GCM of cryptography takes messages below 2 GiB; the rest is for the roster.
 _MAX_RECORD_BYTES = 2**31 - 2**22
-_ROSTER_COUNT = struct.Struct(">H")
-_ROSTER_ENTRY = struct.Struct(">BI")  # length of the kind's name, length of the public bytes
 _SHOWN_RECIPIENTS = 4
 
 
@@ -263,7 +261,7 @@ def _seal(
         signature = HeaderSignature(signer.verifier, signed)
     wrapped = _wrap(content_key, wanted, _wrap_context(protected_pixels))
     header = Header(protected_pixels, tuple(wrapped), nonce, commitment, signature)
-    return _encrypt(header, content_key, b"".join([_encode_roster(wanted), salt, record]))
+    return _encrypt(header, content_key, b"".join([encode_roster(wanted), salt, record]))
 
 
 def _reseal(
@@ -273,7 +271,7 @@ def _reseal(
     old = unsealed.header
     # The content key may be the same as before: a nonce must never come twice under one key.
     header = Header(old.protected_pixels, tuple(wrapped), os.urandom(NONCE_BYTES), old.commitment, old.signature)
-    return _encrypt(header, content_key, b"".join([_encode_roster(roster), unsealed.salt, unsealed.record]))
+    return _encrypt(header, content_key, b"".join([encode_roster(roster), unsealed.salt, unsealed.record]))
 
 
 def _encrypt(header: Header, content_key: bytes, payload: bytes) -> bytes:
@@ -290,7 +288,7 @@ def _unseal(envelope: Envelope, identities: Iterable[Identity]) -> _Unsealed:
         payload = AESGCM(content_key).decrypt(header.nonce, envelope.ciphertext, envelope.associated_data)
     except InvalidTag:
         raise TamperedError("the sealed record or its header has been changed") from None
-    roster, offset = _decode_roster(payload)
+    roster, offset = decode_roster(payload)
     salt, record = payload[offset : offset + _SALT_BYTES], payload[offset + _SALT_BYTES :]
     # AES-GCM alone would let a malicious custodian make one ciphertext that opens to different records under
     # different keys; and the signature is over the commitment, not over the record.
@@ -368,34 +366,3 @@ def _commitment(salt: bytes, record: bytes) -> bytes:
     digest = hashlib.sha256(salt)
     digest.update(record)
     return digest.digest()
-
-
-def _encode_roster(recipients: Sequence[Recipient]) -> bytes:
-    """Kinds and public bytes; passphrases have none and are left out."""
-    parts = []
-    for recipient in recipients:
-        public = recipient.public_bytes()
-        if public:
-            kind = recipient.kind.encode("ascii")
-            parts += [_ROSTER_ENTRY.pack(len(kind), len(public)), kind, public]
-    return b"".join([_ROSTER_COUNT.pack(len(parts) // 3), *parts])
-
-
-def _decode_roster(payload: bytes) -> tuple[dict[tuple[str, bytes], Recipient], int]:
-    """Recipients by name, and where the roster ends."""
-    recipients: dict[tuple[str, bytes], Recipient] = {}
-    try:
-        (count,) = _ROSTER_COUNT.unpack_from(payload)
-        offset = _ROSTER_COUNT.size
-        for _ in range(count):
-            kind_bytes, public_bytes = _ROSTER_ENTRY.unpack_from(payload, offset)
-            middle = offset + _ROSTER_ENTRY.size + kind_bytes
-            offset = middle + public_bytes
-            if offset > len(payload):
-                raise ValueError
-            kind = payload[middle - kind_bytes : middle].decode("ascii")
-            recipient = recipient_from_public_bytes(kind, payload[middle:offset])
-            recipients[recipient.kind, recipient.key_id] = recipient
-    except (struct.error, ValueError):
-        raise TamperedError("the sealed list of recipients is malformed") from None
-    return recipients, offset

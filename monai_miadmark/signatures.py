@@ -10,8 +10,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, mldsa
 
-from .errors import SignatureError
-from .recipients import key_id_of
+from monai_miadmark.errors import SignatureError
+from monai_miadmark.wrapping import key_id_of
 
 __all__ = ["SIGNATURE_KINDS", "Signer", "Verifier", "generate_signer"]
 
