@@ -4,7 +4,8 @@
 
 ``y = clip(blend(x) + delta)`` is computed from x, the mark and the bounds; ``x_hat`` from y, the mark and the bounds.
 Both are plain arithmetic that every machine does alike (integers, or single IEEE 754 operations on float64), and the
-correction is the difference of x and x_hat: exactness depends on no model, seed, device or library version.
+correction is the difference of x and x_hat: exactness depends on no model, seed, device or library version. Subnormal
+float32 samples never move and never come about, because a process may have been told to treat them as zero.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _STEP_BITS = 16
 _LATTICE_BITS = 8
 _SHIFT = FRACTION_BITS + _STEP_BITS
 _EXPONENTS = range(-1074, 1001)
+_TINY = float(np.finfo(np.float32).tiny)
 _BAND_SAMPLES = 1 << 17  # int64 temporaries of 1 MiB stay in the second-level cache, and small beside any stack
 
 
@@ -219,6 +221,8 @@ def _transform(
             else:
                 work, shift = old.astype(np.int64), delta
             new = (_undone if undo else _done)(work, shift, cover, mark.logo, limits)
+            if floats:
+                new = np.where(np.abs(new) < _TINY, 0.0, new)
             cast = _confined(new, work, limits).astype(values.dtype)
         if floats:
             # Equal numbers keep their bits: adding zero would turn -0.0 into 0.0.
@@ -313,7 +317,8 @@ def _limits(dtype: np.dtype[Any], bounds: Bounds, padding: tuple[int, int] | Non
         first = np.float32(_float32(_clamped(min(padding), -top, top), up=True))
         last = np.float32(_float32(_clamped(max(padding), -top, top), up=False))
         infinity = np.float32(np.inf)
-        return _Limits(low, high, float(np.nextafter(first, -infinity)), float(np.nextafter(last, infinity)))
+        below, above = float(np.nextafter(first, -infinity)), float(np.nextafter(last, infinity))
+        return _Limits(low, high, below if abs(below) >= _TINY else -_TINY, above if abs(above) >= _TINY else _TINY)
     info = np.iinfo(dtype)
     # Clamped to one step outside of the type first: bounds may be infinite, padding a Python integer of any size.
     edges = (info.min - 1, info.max + 1)
@@ -331,20 +336,26 @@ def _clamped(value: float, low: float, high: float) -> float:
 
 
 def _float32(value: float, up: bool) -> float:
-    """Nearest float32 not below (``up``) or not above a finite value."""
+    """Nearest float32 that is not subnormal, not below (``up``) or not above a finite value."""
     near = np.float32(value)
     if up and float(near) < value:
         near = np.nextafter(near, np.float32(np.inf))
     if not up and float(near) > value:
         near = np.nextafter(near, -np.float32(np.inf))
+    if 0 < abs(float(near)) < _TINY:
+        return math.copysign(_TINY if up == (near > 0) else 0.0, float(near))
     return float(near)
 
 
 def _still(old: NDArray[Any], limits: _Limits, mask: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
     """Samples ``(rows, W, C)`` that must not move; ``None`` where there are none. The same before and after."""
     still: NDArray[np.bool_] | None = None if mask is None else np.broadcast_to(mask[..., None], old.shape)
-    integers = old.dtype.kind != "f"
-    if not integers or limits.low > np.iinfo(old.dtype).min or limits.high < np.iinfo(old.dtype).max:
+    floats = old.dtype.kind == "f"
+    if floats:
+        # Subnormal: an exponent of zero and a mantissa that is not; zero minus one wraps to the largest word.
+        subnormal = (old.view(np.uint32) & np.uint32(0x7FFFFFFF)) - np.uint32(1) < np.uint32(0x007FFFFF)
+        still = subnormal if still is None else still | subnormal
+    if floats or limits.low > np.iinfo(old.dtype).min or limits.high < np.iinfo(old.dtype).max:
         with np.errstate(invalid="ignore"):
             outside = ~((old >= limits.low) & (old <= limits.high))  # so written, NaN is outside
         still = outside if still is None else still | outside

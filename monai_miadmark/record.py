@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_miadmark import exact
-from monai_miadmark.compression import compress, decompress
 from monai_miadmark.errors import TamperedError, UnsupportedImageError
 from monai_miadmark.exact import Mark, check_mark
 from monai_miadmark.field import Field
 from monai_miadmark.image import MAX_CHANNELS, STORED_DTYPES, Bounds, StoredImage, pixel_digest
 from monai_miadmark.logo import Logo
+from monai_miadmark.sections import SectionReader, SectionWriter, keys, parse_json, planes, require, typed, unplanes
 from monai_miadmark.shell import CARRIED_FILE, SourceShell
 
 __all__ = ["DEFAULT_LIMIT", "VERSION", "RecoveryRecord"]
@@ -199,7 +198,7 @@ class RecoveryRecord:
             UnsupportedImageError: the shell cannot be kept (its name has a path in it, or its facts are too large).
             ValueError: facts of the shell that are not JSON.
         """
-        parts = _Writer()
+        parts = SectionWriter()
         head: dict[str, Any] = {
             "shape": list(self.shape),
             "dtype": self.dtype,
@@ -240,76 +239,29 @@ class RecoveryRecord:
             raise TamperedError("the recovery record is damaged") from error
 
 
-class _Writer:
-    """Sections in the making: their table for the head, and their bytes."""
-
-    def __init__(self) -> None:
-        self.table: list[list[Any]] = []
-        self.chunks: list[bytes] = []
-
-    def add(self, name: str, data: bytes, pack: bool = True) -> None:
-        """Append a section, compressed if that makes it smaller."""
-        packed = compress(data) if pack else data
-        if len(packed) < len(data):
-            self.table.append([name, "zstd", len(data), len(packed)])
-            self.chunks.append(packed)
-        else:
-            self.table.append([name, "raw", len(data), len(data)])
-            self.chunks.append(data)
-
-
-class _Reader:
-    """Sections of a record, each of which must be taken exactly once."""
-
-    def __init__(self, table: Any, body: memoryview, limit: int) -> None:
-        self._sections: dict[str, tuple[str, int, memoryview]] = {}
-        offset = total = 0
-        for row in _typed(table, list):
-            name, codec, size, stored = row
-            _require(type(name) is str and name not in self._sections and codec in ("raw", "zstd"), "table")
-            _require(_natural(size) and _natural(stored) and stored <= len(body) - offset, "table")
-            _require(codec == "zstd" or size == stored, "table")
-            total += size
-            self._sections[name] = (codec, size, body[offset : offset + stored])
-            offset += stored
-        _require(offset == len(body) and total <= limit, "sizes")
-
-    def take(self, name: str, size: int | None) -> bytes:
-        """Bytes of a section that must have ``size`` bytes (``None``: what the table says)."""
-        _require(name in self._sections, f"section {name!r}")
-        codec, declared, body = self._sections.pop(name)
-        _require(size is None or size == declared, f"section {name!r}")
-        return bytes(body) if codec == "raw" else decompress(body, declared)
-
-    @property
-    def names(self) -> list[str]:
-        """Sections that were not taken yet."""
-        return list(self._sections)
-
-
 def _read(data: bytes, limit: int) -> RecoveryRecord:
     """Parse a record; errors of many types, which the caller unites."""
-    _require(len(data) >= _PREFIX.size, "length")
+    require(len(data) >= _PREFIX.size, "length")
     magic, version, length = _PREFIX.unpack_from(data)
-    _require(magic == _MAGIC, "magic")
+    require(magic == _MAGIC, "magic")
     if version != VERSION:
         raise TamperedError(f"unknown record version {version}")
     view = memoryview(data)[_PREFIX.size :]
-    _require(length <= min(len(view), _MAX_HEAD), "length of the head")
-    head = json.loads(str(view[:length], "ascii"), object_pairs_hook=_unique, parse_constant=_no_constant)
-    _keys(head, _HEAD_KEYS)
-    n, height, width, channels = (_typed(v, int) for v in _typed(head["shape"], list))
+    require(length <= min(len(view), _MAX_HEAD), "length of the head")
+    head = parse_json(view[:length])
+    keys(head, _HEAD_KEYS)
+    n, height, width, channels = (typed(v, int) for v in typed(head["shape"], list))
     shape = (n, height, width, channels)
-    _require(min(shape) >= 1 and channels <= MAX_CHANNELS and head["dtype"] in STORED_DTYPES, "shape")
+    require(min(shape) >= 1 and channels <= MAX_CHANNELS and head["dtype"] in STORED_DTYPES, "shape")
     dtype = np.dtype(head["dtype"])
-    _require(math.prod(shape) * dtype.itemsize <= limit, "shape (larger than allowed)")
-    sections = _Reader(head["sections"], view[length:], limit)
-    low, high = (float.fromhex(v) for v in head["bounds"])
+    require(math.prod(shape) * dtype.itemsize <= limit, "shape (larger than allowed)")
+    sections = SectionReader(head["sections"], view[length:], limit)
+    low, high = (float.fromhex(v) for v in typed(head["bounds"], list))
     padding = None
     if head["padding"] is not None:
-        first, last = (_typed(v, int) for v in head["padding"])
+        first, last = (typed(v, int) for v in typed(head["padding"], list))
         padding = (first, last)
-    digests = _keys(head["digests"], {"original_pixels", "protected_pixels", "original_file"})
+    digests = keys(head["digests"], {"original_pixels", "protected_pixels", "original_file"})
     record = RecoveryRecord(
         shape=shape,
         dtype=dtype.name,
@@ -322,11 +274,11 @@ def _read(data: bytes, limit: int) -> RecoveryRecord:
         protected_pixels=bytes.fromhex(digests["protected_pixels"]),
         original_file=None if digests["original_file"] is None else bytes.fromhex(digests["original_file"]),
     )
-    _require(not sections.names, "table")
+    require(not sections.names, "table")
     return record
 
 
-def _mark_head(mark: Mark, parts: _Writer) -> dict[str, Any]:
+def _mark_head(mark: Mark, parts: SectionWriter) -> dict[str, Any]:
     """Head and sections of a mark."""
     head: dict[str, Any] = {"step": int(mark.step), "exponent": int(mark.exponent), "field": None, "logo": None}
     head["mask"] = mark.mask is not None
@@ -346,44 +298,44 @@ def _mark_head(mark: Mark, parts: _Writer) -> dict[str, Any]:
     return head
 
 
-def _read_mark(head: Any, shape: tuple[int, int, int, int], sections: _Reader) -> Mark:
+def _read_mark(head: Any, shape: tuple[int, int, int, int], sections: SectionReader) -> Mark:
     """Inverse of :func:`_mark_head`."""
-    _keys(head, {"step", "exponent", "field", "logo", "mask"})
+    keys(head, {"step", "exponent", "field", "logo", "mask"})
     n, height, width, channels = shape
     field = logo = mask = None
     if head["field"] is not None:
-        grid_n, grid_height, grid_width, planes = (_typed(v, int) for v in head["field"])
+        grid_n, grid_height, grid_width, planes = (typed(v, int) for v in typed(head["field"], list))
         # What unpacking takes follows from the grid: it must be no larger than the samples.
-        _require(grid_n == n and 1 <= grid_height <= height and 1 <= grid_width <= width, "field")
-        _require(planes in (1, channels), "field")
+        require(grid_n == n and 1 <= grid_height <= height and 1 <= grid_width <= width, "field")
+        require(planes in (1, channels), "field")
         field = Field.unpack(sections.take("field", None), (grid_n, grid_height, grid_width, planes))
     if head["logo"] is not None:
-        _keys(head["logo"], {"alpha", "opacity", "values"})
-        rows, columns = (_typed(v, int) for v in head["logo"]["alpha"])
-        _require(min(rows, columns) >= 1, "logo")
+        keys(head["logo"], {"alpha", "opacity", "values"})
+        rows, columns = (typed(v, int) for v in typed(head["logo"]["alpha"], list))
+        require(min(rows, columns) >= 1, "logo")
         alpha = np.frombuffer(sections.take("alpha", rows * columns), np.uint8).reshape(rows, columns)
         positions = np.frombuffer(sections.take("positions", 8 * n), "<i4").reshape(n, 2).astype(np.int32)
-        values = tuple(float.fromhex(v) for v in _typed(head["logo"]["values"], list))
-        logo = Logo(alpha, positions, _typed(head["logo"]["opacity"], int), values)
-    if _typed(head["mask"], bool):
+        values = tuple(float.fromhex(v) for v in typed(head["logo"]["values"], list))
+        logo = Logo(alpha, positions, typed(head["logo"]["opacity"], int), values)
+    if typed(head["mask"], bool):
         packed = np.frombuffer(sections.take("mask", -(-n * height * width // 8)), np.uint8)
         mask = np.unpackbits(packed, count=n * height * width).view(np.bool_).reshape(n, height, width)
-    return Mark(field, logo, mask, _typed(head["step"], int), _typed(head["exponent"], int))
+    return Mark(field, logo, mask, typed(head["step"], int), typed(head["exponent"], int))
 
 
-def _correction_head(correction: NDArray[Any], parts: _Writer) -> dict[str, Any]:
+def _correction_head(correction: NDArray[Any], parts: SectionWriter) -> dict[str, Any]:
     """Head and sections of a correction: every sample, or a bit for each and the samples that are not zero."""
     where = correction != 0
     count = int(np.count_nonzero(where))
-    bits, values = _Writer(), _Writer()
+    bits, values = SectionWriter(), SectionWriter()
     bits.add("where", np.packbits(where).tobytes())
-    values.add("values", _planes(correction[where]))
+    values.add("values", planes(correction[where]))
     best = bits.chunks + values.chunks
     table = bits.table + values.table
     form = "sparse"
     if 8 * count > correction.size:  # else the bits cost less than a symbol for each zero
-        dense = _Writer()
-        dense.add("values", _planes(correction.reshape(-1)))
+        dense = SectionWriter()
+        dense.add("values", planes(correction.reshape(-1)))
         if len(dense.chunks[0]) < sum(map(len, best)):
             best, table, form = dense.chunks, dense.table, "dense"
     parts.chunks += best
@@ -392,40 +344,25 @@ def _correction_head(correction: NDArray[Any], parts: _Writer) -> dict[str, Any]
 
 
 def _read_correction(
-    head: Any, shape: tuple[int, int, int, int], dtype: np.dtype[Any], sections: _Reader
+    head: Any, shape: tuple[int, int, int, int], dtype: np.dtype[Any], sections: SectionReader
 ) -> NDArray[Any]:
     """Inverse of :func:`_correction_head`."""
-    _keys(head, {"form", "count"})
+    keys(head, {"form", "count"})
     size, width = math.prod(shape), dtype.itemsize
-    count = _typed(head["count"], int)
-    _require(head["form"] in ("dense", "sparse") and 0 <= count <= size, "correction")
+    count = typed(head["count"], int)
+    require(head["form"] in ("dense", "sparse") and 0 <= count <= size, "correction")
     if head["form"] == "dense":
-        _require(count == size, "correction")
-        return _unplanes(sections.take("values", size * width), width).reshape(shape)
+        require(count == size, "correction")
+        return unplanes(sections.take("values", size * width), width).reshape(shape)
     packed = np.frombuffer(sections.take("where", -(-size // 8)), np.uint8)
     where = np.unpackbits(packed, count=size).view(np.bool_).reshape(shape)
-    _require(int(np.count_nonzero(where)) == count, "correction")
+    require(int(np.count_nonzero(where)) == count, "correction")
     correction = np.zeros(shape, f"u{width}")
-    correction[where] = _unplanes(sections.take("values", count * width), width)
+    correction[where] = unplanes(sections.take("values", count * width), width)
     return correction
 
 
-def _planes(words: NDArray[Any]) -> bytes:
-    """Words as bytes of small magnitude first: zigzag, then all low bytes, all next bytes and so on."""
-    bits = 8 * words.dtype.itemsize
-    folded = (words << 1) ^ (0 - (words >> (bits - 1)))  # 0, -1, 1, -2 ... become 0, 1, 2, 3 ...
-    return folded.astype(folded.dtype.newbyteorder("<")).view(np.uint8).reshape(-1, bits // 8).T.tobytes()
-
-
-def _unplanes(data: bytes, width: int) -> NDArray[Any]:
-    """Inverse of :func:`_planes`."""
-    columns = np.ascontiguousarray(np.frombuffer(data, np.uint8).reshape(width, -1).T)
-    folded = columns.view(f"<u{width}").reshape(-1).astype(f"u{width}")
-    words: NDArray[Any] = (folded >> 1) ^ (0 - (folded & 1))
-    return words
-
-
-def _shell_head(shell: SourceShell, parts: _Writer) -> dict[str, Any]:
+def _shell_head(shell: SourceShell, parts: SectionWriter) -> dict[str, Any]:
     """Head and sections of a shell."""
     if not _is_base_name(shell.name):
         raise UnsupportedImageError("the source file has a name that cannot be kept (it holds a path separator)")
@@ -434,52 +371,16 @@ def _shell_head(shell: SourceShell, parts: _Writer) -> dict[str, Any]:
     return {"format": shell.format, "name": shell.name, "meta": dict(shell.meta)}
 
 
-def _read_shell(head: Any, sections: _Reader) -> SourceShell:
+def _read_shell(head: Any, sections: SectionReader) -> SourceShell:
     """Inverse of :func:`_shell_head`."""
-    _keys(head, {"format", "name", "meta"})
-    name = _typed(head["name"], str)
+    keys(head, {"format", "name", "meta"})
+    name = typed(head["name"], str)
     # The restored file gets this name: it must not lead out of the folder that the recipient chose.
-    _require(_is_base_name(name), "name of the source file")
+    require(_is_base_name(name), "name of the source file")
     blobs = {full[len(_BLOB) :]: sections.take(full, None) for full in sections.names if full.startswith(_BLOB)}
-    return SourceShell(_typed(head["format"], str), name, _typed(head["meta"], dict), blobs)
+    return SourceShell(typed(head["format"], str), name, typed(head["meta"], dict), blobs)
 
 
 def _is_base_name(name: str) -> bool:
     """Whether a name stays in its folder, on POSIX and on Windows."""
     return name not in (".", "..") and not any(character in name for character in "/\\\0")
-
-
-def _require(condition: bool, part: str) -> None:
-    """Refuse a record with the part that is wrong."""
-    if not condition:
-        raise TamperedError(f"the recovery record is damaged ({part})")
-
-
-def _natural(value: Any) -> bool:
-    """A JSON integer that is not negative (``True`` is an ``int`` to Python, but not to us)."""
-    return type(value) is int and value >= 0
-
-
-def _typed(value: Any, kind: type) -> Any:
-    """A value of exactly this type."""
-    _require(type(value) is kind, "type of a value")
-    return value
-
-
-def _keys(value: Any, names: set[str]) -> Mapping[str, Any]:
-    """An object with exactly these keys."""
-    _require(type(value) is dict and value.keys() == names, "keys")
-    found: Mapping[str, Any] = value
-    return found
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON objects without repeated keys, of which readers disagree which one counts."""
-    found = dict(pairs)
-    _require(len(found) == len(pairs), "repeated key")
-    return found
-
-
-def _no_constant(name: str) -> float:
-    """NaN and Infinity are not JSON."""
-    raise ValueError(name)
