@@ -36,7 +36,7 @@ _TINY = float(np.finfo(np.float32).tiny)
 _BAND_SAMPLES = 1 << 17  # int64 temporaries of 1 MiB stay in the second-level cache, and small beside any stack
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Mark:
     """What is done to an image.
 
@@ -59,6 +59,9 @@ class Mark:
             raise ValueError(f"step must be in 0..{MAX_STEP}, not {self.step}")
         if self.exponent not in _EXPONENTS:
             raise ValueError(f"exponent must be in {_EXPONENTS.start}..{_EXPONENTS.stop - 1}, not {self.exponent}")
+
+    def __repr__(self) -> str:
+        return f"Mark(field={self.field!r}, logo={self.logo!r}, mask={self.mask is not None})"
 
 
 class _Limits(NamedTuple):
@@ -317,7 +320,8 @@ def _limits(dtype: np.dtype[Any], bounds: Bounds, padding: tuple[int, int] | Non
         first = np.float32(_float32(_clamped(min(padding), -top, top), up=True))
         last = np.float32(_float32(_clamped(max(padding), -top, top), up=False))
         infinity = np.float32(np.inf)
-        below, above = float(np.nextafter(first, -infinity)), float(np.nextafter(last, infinity))
+        with np.errstate(over="ignore"):  # beside the largest float32 lies infinity, where no sample can be
+            below, above = float(np.nextafter(first, -infinity)), float(np.nextafter(last, infinity))
         return _Limits(low, high, below if abs(below) >= _TINY else -_TINY, above if abs(above) >= _TINY else _TINY)
     info = np.iinfo(dtype)
     # Clamped to one step outside of the type first: bounds may be infinite, padding a Python integer of any size.

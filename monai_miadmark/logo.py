@@ -20,7 +20,7 @@ _MAX_TEXT = 200
 _OVERSAMPLING = 4
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Logo:
     """A logo and where it stands on each slice.
 
@@ -49,6 +49,9 @@ class Logo:
             raise ValueError(f"opacity must be in 0..{MAX_OPACITY}, not {self.opacity}")
         if not self.values or not np.isfinite(self.values).all():
             raise ValueError("a logo needs a finite value for each channel")
+
+    def __repr__(self) -> str:
+        return f"Logo(alpha={self.alpha.shape}, slices={len(self.positions)}, opacity={self.opacity})"
 
     def coverage(self, n: int, h: int, w: int) -> NDArray[np.uint8]:
         """Ink of slice ``n`` on a grid of ``h`` x ``w`` cells; what would stand outside is cut off.
