@@ -28,14 +28,14 @@ from monai_miadmark.formats.base import (
     check_values,
     file_digest,
     missing_envelope,
-    narrowed_window,
     pack_block,
     refuse_protected,
     splice,
     unpack_block,
 )
 from monai_miadmark.formats.dicom_derivation import declare_derived
-from monai_miadmark.image import Bounds, StoredImage, Window, percentile_window
+from monai_miadmark.formats.dicom_pixels import describe, display_window, pixel_bounds, pixel_padding
+from monai_miadmark.image import StoredImage
 from monai_miadmark.shell import SourceShell
 
 __all__ = ["PRIVATE_CREATOR", "PRIVATE_GROUP", "RECORD_ELEMENT", "DicomCarrier"]
@@ -50,8 +50,6 @@ _OTHER_PIXELS = {0x7FE00008: "float pixel data", 0x7FE00009: "double float pixel
 _LITTLE_ENDIAN = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"}
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _UNDEFINED_LENGTH = 0xFFFFFFFF
-# CT numbers are shown brain-and-body wide, unless the object says better: centre 40 HU, width 400 HU.
-_CT_WINDOW = (40.0, 400.0)
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,6 @@ class _Parsed:
     data_set: Dataset
     layout: SampleLayout
     bits_stored: int
-    signed: bool
     start: int
     length: int
 
@@ -106,17 +103,6 @@ def _raw(data_set: Dataset, tag: int) -> tuple[bytes, int, int] | None:
     return value, length, start
 
 
-def _integer(data_set: Dataset, keyword: str, default: int | None = None) -> int:
-    """A whole number of the Image Pixel module."""
-    value = data_set.get(keyword, None)
-    if value is None and default is not None:
-        return default
-    try:
-        return int(value)
-    except (TypeError, ValueError) as error:
-        raise UnsupportedImageError(f"DICOM without a valid {keyword} is not supported") from error
-
-
 def _locate(data_set: Dataset, data: bytes) -> _Parsed:
     """Find and describe the samples.
 
@@ -127,7 +113,7 @@ def _locate(data_set: Dataset, data: bytes) -> _Parsed:
     if not syntax:
         raise UnsupportedImageError("DICOM without a transfer syntax is not supported")
     if syntax not in _LITTLE_ENDIAN and syntax != _BIG_ENDIAN:
-        raise UnsupportedImageError(f"DICOM in {UID(syntax).name} is not supported (uncompressed is)")
+        raise UnsupportedImageError(f"DICOM in {UID(syntax).name[:64]} is not supported (uncompressed is)")
     for tag, what in _OTHER_PIXELS.items():
         if tag in data_set:
             raise UnsupportedImageError(f"DICOM with {what} is not supported")
@@ -135,9 +121,9 @@ def _locate(data_set: Dataset, data: bytes) -> _Parsed:
     if found is None:
         if "DirectoryRecordSequence" in data_set:
             raise UnsupportedImageError("a DICOMDIR is not an image")
-        kind = UID(str(data_set.get("SOPClassUID", "") or "")).name or "no SOP class"
+        kind = UID(str(data_set.get("SOPClassUID", "") or "")).name[:64] or "no SOP class"
         raise UnsupportedImageError(f"DICOM object without pixel data ({kind})")
-    layout, bits_stored, signed = _describe(data_set, syntax == _BIG_ENDIAN)
+    layout, bits_stored = describe(data_set, syntax == _BIG_ENDIAN)
     value, length, start = found
     if length == _UNDEFINED_LENGTH:
         raise UnsupportedImageError("DICOM with encapsulated pixel data is not supported (uncompressed is)")
@@ -147,38 +133,7 @@ def _locate(data_set: Dataset, data: bytes) -> _Parsed:
         raise UnsupportedImageError("the DICOM pixel data cannot be located in the file")
     if layout.big_endian and layout.dtype in ("uint8", "int8") and data[start - 8 : start - 6] == b"OW":
         raise UnsupportedImageError("8-bit DICOM samples in big-endian words are not supported")
-    return _Parsed(data_set, layout, bits_stored, signed, start, length)
-
-
-def _describe(data_set: Dataset, big_endian: bool) -> tuple[SampleLayout, int, bool]:
-    """Layout, Bits Stored and signedness from the Image Pixel module (PS3.3 C.7.6.3)."""
-    photometric = str(data_set.get("PhotometricInterpretation", "") or "")
-    if not photometric:
-        raise UnsupportedImageError("DICOM without a photometric interpretation is not supported")
-    samples = _integer(data_set, "SamplesPerPixel", 1)
-    wanted = {"MONOCHROME1": 1, "MONOCHROME2": 1, "RGB": 3}.get(photometric)
-    if wanted is None:
-        raise UnsupportedImageError(f"{photometric} DICOM is not supported (MONOCHROME1, MONOCHROME2 and RGB are)")
-    if samples != wanted:
-        raise UnsupportedImageError(f"{photometric} DICOM of {samples} samples per pixel is not supported")
-    allocated = _integer(data_set, "BitsAllocated")
-    stored = _integer(data_set, "BitsStored", allocated)
-    if allocated not in (8, 16):
-        raise UnsupportedImageError(f"DICOM of {allocated} bits allocated is not supported (8 and 16 are)")
-    if not 1 <= stored <= allocated or _integer(data_set, "HighBit", stored - 1) != stored - 1:
-        raise UnsupportedImageError("DICOM whose samples are not in the low bits is not supported")
-    signed = _integer(data_set, "PixelRepresentation", 0)
-    if signed not in (0, 1):
-        raise UnsupportedImageError("DICOM without a valid PixelRepresentation is not supported")
-    planar = _integer(data_set, "PlanarConfiguration", 0) if samples > 1 else 0
-    if planar not in (0, 1):
-        raise UnsupportedImageError("DICOM without a valid PlanarConfiguration is not supported")
-    frames = _integer(data_set, "NumberOfFrames", 1)
-    rows, columns = _integer(data_set, "Rows"), _integer(data_set, "Columns")
-    if min(frames, rows, columns) < 1:
-        raise UnsupportedImageError("the DICOM image has no pixels")
-    dtype = f"{'int' if signed else 'uint'}{allocated}"
-    return SampleLayout((frames, rows, columns, samples), dtype, big_endian, planar == 1), stored, bool(signed)
+    return _Parsed(data_set, layout, bits_stored, start, length)
 
 
 def _record_tags(data_set: Dataset) -> list[int]:
@@ -208,90 +163,6 @@ def _record(data_set: Dataset) -> tuple[bytes, int, int] | None:
     return found
 
 
-def _padding(data_set: Dataset, layout: SampleLayout) -> tuple[int, int] | None:
-    """Pixel Padding Value to Range Limit, both inclusive, in container integers (PS3.3 C.7.5.1.1.2)."""
-    if layout.shape[3] != 1 or data_set.get("PixelPaddingValue", None) is None:
-        return None
-    value = _integer(data_set, "PixelPaddingValue")
-    limit = _integer(data_set, "PixelPaddingRangeLimit", value)
-    bits = np.dtype(layout.dtype).itemsize * 8
-    signed = layout.dtype.startswith("int")
-
-    def contained(number: int) -> int:
-        # Writers confuse US with SS: what counts is the bit pattern in the container.
-        number &= (1 << bits) - 1
-        return number - (1 << bits) if signed and number >> (bits - 1) else number
-
-    low, high = sorted((contained(value), contained(limit)))
-    return low, high
-
-
-def _functional(data_set: Dataset, sequence: str, keyword: str) -> Any:
-    """An attribute of the image, or of its shared (else first per-frame) functional groups in enhanced objects."""
-    if data_set.get(keyword, None) is not None:
-        return data_set.get(keyword)
-    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        items = data_set.get(groups, None)
-        inner = items[0].get(sequence, None) if items else None
-        if inner and inner[0].get(keyword, None) is not None:
-            return inner[0].get(keyword)
-    return None
-
-
-def _first_number(value: Any) -> float | None:
-    """A finite number, or the first of several; ``None`` for anything else."""
-    if isinstance(value, (list, tuple)) or (hasattr(value, "__iter__") and not isinstance(value, (str, bytes))):
-        value = next(iter(value), None)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if np.isfinite(number) else None
-
-
-def _window(parsed: _Parsed, values: NDArray[Any]) -> Window:
-    """Display window in stored units: VOI window, else that of the modality, else percentiles."""
-    data_set, inverted = parsed.data_set, parsed.data_set.get("PhotometricInterpretation") == "MONOCHROME1"
-    full = Window(0, 2**parsed.bits_stored - 1, inverted) if not parsed.signed else None
-    if parsed.layout.shape[3] == 3:
-        return full or percentile_window(values)
-    slope = _first_number(_functional(data_set, "PixelValueTransformationSequence", "RescaleSlope"))
-    intercept = _first_number(_functional(data_set, "PixelValueTransformationSequence", "RescaleIntercept"))
-    slope, intercept = slope or 1.0, intercept or 0.0
-    limits = None
-    if not data_set.get("ModalityLUTSequence", None):  # a table instead of a slope: the window cannot be carried back
-        limits = _voi_limits(data_set)
-        unit = str(_functional(data_set, "PixelValueTransformationSequence", "RescaleType") or "HU")
-        if limits is None and str(data_set.get("Modality", "")) == "CT" and unit == "HU":
-            limits = _CT_WINDOW[0] - _CT_WINDOW[1] / 2, _CT_WINDOW[0] + _CT_WINDOW[1] / 2
-    if limits is not None:
-        low, high = ((limit - intercept) / slope for limit in limits)
-        window = narrowed_window(low, high, inverted, values)
-        if window is not None:
-            return window
-    # An 8-bit image without a window is shown as it is.
-    if full is not None and parsed.bits_stored == 8 and slope > 0:
-        return full
-    return percentile_window(values, inverted != (slope < 0))
-
-
-def _voi_limits(data_set: Dataset) -> tuple[float, float] | None:
-    """First VOI window as (black, white) in rescaled units (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
-    center = _first_number(_functional(data_set, "FrameVOILUTSequence", "WindowCenter"))
-    width = _first_number(_functional(data_set, "FrameVOILUTSequence", "WindowWidth"))
-    if center is None or width is None or width <= 0:
-        return None
-    function = str(_functional(data_set, "FrameVOILUTSequence", "VOILUTFunction") or "LINEAR")
-    if function == "LINEAR" and width > 1:
-        return center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
-    return center - width / 2, center + width / 2  # LINEAR_EXACT, and the near-linear part of SIGMOID
-
-
-def _bounds(bits_stored: int, signed: bool) -> Bounds:
-    """Range of Bits Stored."""
-    return Bounds(-(2 ** (bits_stored - 1)), 2 ** (bits_stored - 1) - 1) if signed else Bounds(0, 2**bits_stored - 1)
-
-
 class DicomCarrier:
     """Uncompressed DICOM files of 8 or 16 bits, monochrome or RGB, single and multi-frame."""
 
@@ -317,9 +188,9 @@ class DicomCarrier:
             )
             if splice(shell, values) != data:
                 raise UnsupportedImageError("the DICOM file cannot be rebuilt exactly")
-            padding = _padding(data_set, parsed.layout)
-            bounds = _bounds(parsed.bits_stored, parsed.signed)
-            return OpenedSource(StoredImage(values, bounds, _window(parsed, values), padding), shell)
+            window = display_window(data_set, parsed.layout, parsed.bits_stored, values)
+            bounds, padding = pixel_bounds(parsed.layout, parsed.bits_stored), pixel_padding(data_set, parsed.layout)
+            return OpenedSource(StoredImage(values, bounds, window, padding), shell)
         except TamperedError as error:
             raise UnsupportedImageError(f"not a valid DICOM file: {error}") from error
         except MIADMarkError:

@@ -290,6 +290,8 @@ class JpegCarrier:
             return _as_samples(values, height, width, values.shape[2] if values.ndim == 3 else 1), kept
         except MIADMarkError:
             raise
+        except Image.DecompressionBombError as error:
+            raise UnsupportedImageError(f"JPEG of more than {MAX_PIXELS} pixels is not supported") from error
         except Exception as error:  # Pillow raises many kinds for damaged data; none may reach the caller raw
             raise UnsupportedImageError("the JPEG file is damaged, truncated or of an unknown kind") from error
 
@@ -305,7 +307,10 @@ def _described(picture: Image.Image) -> list[_Chunk]:
         per_metre = [round(float(value) / 0.0254) for value in density]
         if all(0 < value < 2**31 for value in per_metre):
             chunks.append(_Chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1)))
-    orientation = picture.getexif().get(0x0112)
+    try:
+        orientation = picture.getexif().get(0x0112)
+    except Exception:  # damaged EXIF does not harm the pixels, and the source file is carried as it is
+        orientation = None
     if isinstance(orientation, int) and 2 <= orientation <= 8:
         exif = Image.Exif()
         exif[0x0112] = orientation

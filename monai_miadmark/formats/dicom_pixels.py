@@ -1,0 +1,153 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a DICOM data set says of its samples: how they lie, their limits, and how they are shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from monai_miadmark.errors import UnsupportedImageError
+from monai_miadmark.formats.base import SampleLayout, narrowed_window
+from monai_miadmark.image import Bounds, Window, percentile_window
+
+__all__ = ["describe", "display_window", "pixel_bounds", "pixel_padding"]
+
+# CT numbers are shown brain-and-body wide, unless the object says better: centre 40 HU, width 400 HU.
+_CT_WINDOW = (40.0, 400.0)
+
+
+def _integer(data_set: Dataset, keyword: str, default: int | None = None) -> int:
+    """A whole number of the Image Pixel module."""
+    value = data_set.get(keyword, None)
+    if value is None and default is not None:
+        return default
+    try:
+        return int(value)
+    except (TypeError, ValueError) as error:
+        raise UnsupportedImageError(f"DICOM without a valid {keyword} is not supported") from error
+
+
+def describe(data_set: Dataset, big_endian: bool) -> tuple[SampleLayout, int]:
+    """Layout and Bits Stored from the Image Pixel module (PS3.3 C.7.6.3)."""
+    # Cut to the length of a CS: it goes into messages, and a damaged file may hold anything here.
+    photometric = str(data_set.get("PhotometricInterpretation", "") or "")[:16]
+    if not photometric:
+        raise UnsupportedImageError("DICOM without a photometric interpretation is not supported")
+    samples = _integer(data_set, "SamplesPerPixel", 1)
+    wanted = {"MONOCHROME1": 1, "MONOCHROME2": 1, "RGB": 3}.get(photometric)
+    if wanted is None:
+        raise UnsupportedImageError(f"{photometric} DICOM is not supported (MONOCHROME1, MONOCHROME2 and RGB are)")
+    if samples != wanted:
+        raise UnsupportedImageError(f"{photometric} DICOM of {samples} samples per pixel is not supported")
+    allocated = _integer(data_set, "BitsAllocated")
+    stored = _integer(data_set, "BitsStored", allocated)
+    if allocated not in (8, 16):
+        raise UnsupportedImageError(f"DICOM of {allocated} bits allocated is not supported (8 and 16 are)")
+    if not 1 <= stored <= allocated or _integer(data_set, "HighBit", stored - 1) != stored - 1:
+        raise UnsupportedImageError("DICOM whose samples are not in the low bits is not supported")
+    signed = _integer(data_set, "PixelRepresentation", 0)
+    if signed not in (0, 1):
+        raise UnsupportedImageError("DICOM without a valid PixelRepresentation is not supported")
+    planar = _integer(data_set, "PlanarConfiguration", 0) if samples > 1 else 0
+    if planar not in (0, 1):
+        raise UnsupportedImageError("DICOM without a valid PlanarConfiguration is not supported")
+    frames = _integer(data_set, "NumberOfFrames", 1)
+    rows, columns = _integer(data_set, "Rows"), _integer(data_set, "Columns")
+    if min(frames, rows, columns) < 1:
+        raise UnsupportedImageError("the DICOM image has no pixels")
+    dtype = f"{'int' if signed else 'uint'}{allocated}"
+    return SampleLayout((frames, rows, columns, samples), dtype, big_endian, planar == 1), stored
+
+
+def pixel_padding(data_set: Dataset, layout: SampleLayout) -> tuple[int, int] | None:
+    """Pixel Padding Value to Range Limit, both inclusive, in container integers (PS3.3 C.7.5.1.1.2)."""
+    if layout.shape[3] != 1 or data_set.get("PixelPaddingValue", None) is None:
+        return None
+    value = _integer(data_set, "PixelPaddingValue")
+    limit = _integer(data_set, "PixelPaddingRangeLimit", value)
+    bits = np.dtype(layout.dtype).itemsize * 8
+    signed = layout.dtype.startswith("int")
+
+    def contained(number: int) -> int:
+        # Writers confuse US with SS: what counts is the bit pattern in the container.
+        number &= (1 << bits) - 1
+        return number - (1 << bits) if signed and number >> (bits - 1) else number
+
+    low, high = sorted((contained(value), contained(limit)))
+    return low, high
+
+
+def _functional(data_set: Dataset, sequence: str, keyword: str) -> Any:
+    """An attribute of the image, or of its shared (else first per-frame) functional groups in enhanced objects."""
+    if data_set.get(keyword, None) is not None:
+        return data_set.get(keyword)
+    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        items = data_set.get(groups, None)
+        inner = items[0].get(sequence, None) if items else None
+        if inner and inner[0].get(keyword, None) is not None:
+            return inner[0].get(keyword)
+    return None
+
+
+def _first_number(value: Any) -> float | None:
+    """A finite number, or the first of several; ``None`` for anything else."""
+    if isinstance(value, (list, tuple)) or (hasattr(value, "__iter__") and not isinstance(value, (str, bytes))):
+        value = next(iter(value), None)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) else None
+
+
+def display_window(data_set: Dataset, layout: SampleLayout, bits_stored: int, values: NDArray[Any]) -> Window:
+    """Display window in stored units: VOI window, else that of the modality, else percentiles."""
+    inverted = data_set.get("PhotometricInterpretation") == "MONOCHROME1"
+    full = Window(0, 2**bits_stored - 1, inverted) if layout.dtype.startswith("uint") else None
+    if layout.shape[3] == 3:
+        return full or percentile_window(values)
+    slope = _first_number(_functional(data_set, "PixelValueTransformationSequence", "RescaleSlope"))
+    intercept = _first_number(_functional(data_set, "PixelValueTransformationSequence", "RescaleIntercept"))
+    slope, intercept = slope or 1.0, intercept or 0.0
+    limits = None
+    if not data_set.get("ModalityLUTSequence", None):  # a table instead of a slope: the window cannot be carried back
+        limits = _voi_limits(data_set)
+        unit = str(_functional(data_set, "PixelValueTransformationSequence", "RescaleType") or "HU")
+        if limits is None and str(data_set.get("Modality", "")) == "CT" and unit == "HU":
+            limits = _CT_WINDOW[0] - _CT_WINDOW[1] / 2, _CT_WINDOW[0] + _CT_WINDOW[1] / 2
+    if limits is not None:
+        low, high = ((limit - intercept) / slope for limit in limits)
+        window = narrowed_window(low, high, inverted, values)
+        if window is not None:
+            return window
+    # An 8-bit image without a window is shown as it is.
+    if full is not None and bits_stored == 8 and slope > 0:
+        return full
+    padding = pixel_padding(data_set, layout)
+    if padding is not None:
+        inside = values[(values < padding[0]) | (values > padding[1])]
+        values = inside if inside.size else values
+    return percentile_window(values, inverted != (slope < 0))
+
+
+def _voi_limits(data_set: Dataset) -> tuple[float, float] | None:
+    """First VOI window as (black, white) in rescaled units (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
+    center = _first_number(_functional(data_set, "FrameVOILUTSequence", "WindowCenter"))
+    width = _first_number(_functional(data_set, "FrameVOILUTSequence", "WindowWidth"))
+    if center is None or width is None or width <= 0:
+        return None
+    function = str(_functional(data_set, "FrameVOILUTSequence", "VOILUTFunction") or "LINEAR")
+    if function == "LINEAR" and width > 1:
+        return center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
+    return center - width / 2, center + width / 2  # LINEAR_EXACT, and the near-linear part of SIGMOID
+
+
+def pixel_bounds(layout: SampleLayout, bits_stored: int) -> Bounds:
+    """Range of Bits Stored; samples outside it may occur (overlay bits), protected ones are not moved there."""
+    if layout.dtype.startswith("int"):
+        return Bounds(-(2 ** (bits_stored - 1)), 2 ** (bits_stored - 1) - 1)
+    return Bounds(0, 2**bits_stored - 1)

@@ -1,0 +1,324 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""NIfTI carrier: types, byte orders, scaling, extensions, orientation, damaged input."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from monai_miadmark.errors import MIADMarkError, NotProtectedError, TamperedError, UnsupportedImageError
+from monai_miadmark.formats import carrier_for
+from monai_miadmark.formats.nifti import EXTENSION_CODE, NiftiCarrier, read_label
+
+CARRIER = NiftiCarrier()
+ENVELOPE = b"MIADMARK" + bytes(range(256)) + b"\0\0"
+DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
+
+
+def samples(dtype: str, shape: tuple[int, ...], seed: int = 3) -> NDArray[Any]:
+    """Any bit pattern, NaNs with payload among them."""
+    kind = np.dtype(dtype)
+    raw = np.random.default_rng(seed).bytes(int(np.prod(shape)) * kind.itemsize)
+    return np.frombuffer(raw, dtype=kind).reshape(shape)
+
+
+def made(
+    data: NDArray[Any],
+    endian: str = "<",
+    slope: float | None = None,
+    intercept: float | None = None,
+    affine: NDArray[Any] | None = None,
+    extensions: tuple[tuple[int, bytes], ...] = (),
+    **fields: Any,
+) -> bytes:
+    """A .nii file by nibabel."""
+    header = nib.Nifti1Header(endianness=endian)
+    header.set_data_dtype(data.dtype.newbyteorder(endian))
+    image = nib.Nifti1Image(data, affine, header)
+    for key, value in fields.items():
+        image.header[key] = value
+    for code, content in extensions:
+        image.header.extensions.append(nib.nifti1.Nifti1Extension(code, content))
+    if slope is not None:
+        image.header.set_slope_inter(slope, intercept)
+    written: bytes = image.to_bytes()
+    return written
+
+
+def check(data: bytes, opened: Any, values: NDArray[Any], envelope: bytes | None) -> bytes:
+    """Carry, open again, compare; returns the protected file."""
+    protected: bytes = CARRIER.carry(data, opened, values, envelope)
+    again = CARRIER.open_protected(protected)
+    assert again.envelope == envelope and again.marked
+    assert again.values.tobytes() == values.tobytes() and again.values.dtype == values.dtype
+    assert again.values.shape == opened.image.values.shape
+    with pytest.raises(UnsupportedImageError, match="protected already"):
+        CARRIER.open_source(protected, "a.nii")
+    return protected
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("endian", ["<", ">"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 3), (3, 4, 2, 5), (1, 1, 1)])
+def test_round_trip(dtype: str, endian: str, shape: tuple[int, ...], compressed: bool) -> None:
+    values = samples(dtype, shape)
+    data = made(values, endian, slope=None if dtype == "float32" else 0.5, intercept=10)
+    source = gzip.compress(data) if compressed else data
+    carrier = carrier_for(source, "x.nii")
+    assert carrier.name == "nifti"
+    opened = carrier.open_source(source, "dir/x.nii.gz")
+    image = opened.image
+    # Slices along the last axes, the fastest axis in the file becomes the columns.
+    expected = values.reshape(shape[0], shape[1], -1, order="F").transpose(2, 1, 0)[..., None]
+    assert image.values.tobytes() == expected.tobytes() and image.values.shape == expected.shape
+    assert opened.shell.name == "x.nii.gz"
+    protected = check(source, opened, np.ascontiguousarray(image.values[::-1]), ENVELOPE)
+    check(source, opened, image.values, None)
+    rebuilt = carrier.rebuild(opened.shell, image.values)
+    assert (gzip.decompress(rebuilt) if compressed else rebuilt) == data
+    assert carrier.file_digest(rebuilt) == carrier.file_digest(source)
+    assert protected.startswith(b"\x1f\x8b") == compressed
+    assert carrier.carry(source, opened, image.values, None) == carrier.carry(source, opened, image.values, None)
+
+
+@pytest.mark.parametrize("endian", ["<", ">"])
+def test_nibabel_reads_what_was_written(endian: str) -> None:
+    values = np.arange(60, dtype=np.int16).reshape(5, 4, 3)
+    data = made(values, endian, 0.25, -3, extensions=((6, b"comment"), (4, b"<afni/>")))
+    opened = CARRIER.open_source(data, "a.nii")
+    protected = check(data, opened, opened.image.values + np.int16(1), ENVELOPE)
+    image = nib.Nifti1Image.from_bytes(protected)
+    assert np.array_equal(image.dataobj.get_unscaled(), values + 1)
+    assert (image.dataobj.slope, image.dataobj.inter) == (0.25, -3)
+    assert [ext.get_code() for ext in image.header.extensions] == [6, 4, EXTENSION_CODE]
+    assert int(image.header["vox_offset"]) % 16 == 0
+    # nibabel cuts trailing zeros off and pads anew: the record survives its load and save.
+    image.header.set_slope_inter(0.25, -3)
+    copied = nib.Nifti1Image(image.dataobj.get_unscaled(), None, image.header).to_bytes()
+    assert CARRIER.open_protected(copied).envelope == ENVELOPE
+    assert CARRIER.rebuild(opened.shell, opened.image.values) == data
+
+
+def test_padding_before_and_bytes_after_the_samples() -> None:
+    data = made(np.arange(24, dtype=np.uint8).reshape(2, 3, 4))
+    wide = bytearray(data[:352] + b"junk" * 40 + data[352:] + b"trailer")
+    struct.pack_into("<f", wide, 108, 352 + 160)
+    opened = CARRIER.open_source(bytes(wide), "a.nii")
+    protected = check(bytes(wide), opened, opened.image.values, ENVELOPE)
+    assert protected.endswith(b"trailer")
+    assert np.array_equal(nib.Nifti1Image.from_bytes(protected).dataobj.get_unscaled().ravel(), np.arange(24))
+    assert CARRIER.rebuild(opened.shell, opened.image.values) == bytes(wide)
+    # Zeros instead of an extension, though byte 348 promises one.
+    wide[348], wide[352:512] = 1, bytes(160)
+    opened = CARRIER.open_source(bytes(wide), "a.nii")
+    check(bytes(wide), opened, opened.image.values, ENVELOPE)
+
+
+def test_replaced_envelope() -> None:
+    data = made(np.arange(24, dtype=np.int16).reshape(2, 3, 4), extensions=((6, b"comment"),))
+    for source in (data, gzip.compress(data)):
+        opened = CARRIER.open_source(source, "a.nii")
+        protected = CARRIER.carry(source, opened, opened.image.values, ENVELOPE)
+        changed = CARRIER.replace_envelope(protected, b"x" * 5000)
+        assert CARRIER.open_protected(changed).envelope == b"x" * 5000
+        assert CARRIER.replace_envelope(changed, ENVELOPE) == protected
+        for other in (source, CARRIER.carry(source, opened, opened.image.values, None)):
+            with pytest.raises(NotProtectedError):
+                CARRIER.replace_envelope(other, ENVELOPE)
+        assert not CARRIER.open_protected(source).marked
+
+
+def test_orientation_is_as_displayed() -> None:
+    values = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    shown = values.transpose(2, 1, 0)
+    for affine, expected in (
+        (np.diag([1.0, 1, 1, 1]), shown[:, ::-1, ::-1]),  # R A S: anterior up, the patient's right on the left
+        (np.diag([-1.0, 1, 1, 1]), shown[:, ::-1]),
+        (np.diag([-1.0, -1, 1, 1]), shown),
+        (np.array([[0, 0, 1.0, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]]), shown),  # sagittal, P I R
+    ):
+        data = made(values, affine=affine)
+        opened = CARRIER.open_source(data, "a.nii")
+        assert np.array_equal(opened.image.values[..., 0], expected)
+        check(data, opened, opened.image.values, ENVELOPE)
+        assert CARRIER.rebuild(opened.shell, opened.image.values) == data
+        # The same from the quaternion alone.
+        turned = nib.Nifti1Image(values, None)
+        turned.set_qform(affine, 1)
+        assert np.array_equal(CARRIER.open_source(turned.to_bytes(), "a").image.values[..., 0], expected)
+
+
+def test_label_on_the_grid_of_the_image() -> None:
+    affine = np.diag([1.0, 1, 1, 1])
+    shell = CARRIER.open_source(made(np.zeros((4, 3, 2), np.int16), affine=affine), "a").shell
+    label = np.zeros((4, 3, 2), np.uint8)
+    label[0, 0, 1] = 2
+    mask = read_label(made(label, affine=affine), shell)
+    assert mask.shape == (2, 3, 4) and mask.sum() == 1 and mask[1, 2, 3]
+    with pytest.raises(UnsupportedImageError, match="orientation"):
+        read_label(made(label, affine=np.diag([-1.0, 1, 1, 1])), shell)
+    with pytest.raises(UnsupportedImageError, match="the mask is"):
+        read_label(made(label[:2], affine=affine), shell)
+
+
+def test_window_and_bounds() -> None:
+    values = np.arange(1000, dtype=np.int16).reshape(10, 10, 10)
+    image = CARRIER.open_source(made(values, slope=2, intercept=-100, cal_min=0, cal_max=100), "a").image
+    assert (image.window.low, image.window.high, image.window.inverted) == (50, 100, False)
+    assert tuple(image.bounds) == (0, 32767)
+    image = CARRIER.open_source(made(values - np.int16(1), slope=-1, intercept=0), "a").image
+    assert image.window.inverted and 0 < image.window.low < image.window.high < 999
+    assert tuple(image.bounds) == (-32768, 32767)
+    floats = values.astype(np.float32)
+    floats[0, 0, 0], floats[1, 0, 0] = np.nan, np.inf
+    image = CARRIER.open_source(made(floats), "a").image
+    assert tuple(image.bounds) == (1, 999) and np.isfinite(image.window.width)
+    empty = CARRIER.open_source(made(np.full((2, 2, 2), np.nan, np.float32)), "a").image
+    assert tuple(empty.bounds) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        (np.float64, "float64"),
+        (np.complex64, "complex64"),
+        (np.int64, "int64"),
+        (np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]), "RGB24"),
+        (np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1"), ("A", "u1")]), "RGBA32"),
+    ],
+)
+def test_refused_types(dtype: Any, name: str) -> None:
+    header = nib.Nifti1Header()
+    header.set_data_dtype(dtype)
+    data = nib.Nifti1Image(np.zeros((2, 2, 2), dtype), np.eye(4), header, dtype=dtype).to_bytes()
+    with pytest.raises(UnsupportedImageError, match=name):
+        CARRIER.open_source(data, "a")
+    with pytest.raises(UnsupportedImageError, match=name):
+        carrier_for(gzip.compress(data), "a").open_source(gzip.compress(data), "a")
+
+
+def test_refused_kinds() -> None:
+    values = np.zeros((2, 2, 2), np.int16)
+    plain = made(values)
+    pair = plain[:344] + b"ni1\0" + plain[348:]
+    analyze = plain[:344] + bytes(4) + plain[348:]
+    for data, reason in (
+        (nib.Nifti2Image(values, np.eye(4)).to_bytes(), "NIfTI-2"),
+        (pair, ".hdr/.img pair"),
+        (analyze, "ANALYZE"),
+        (made(np.zeros((2, 2, 2, 1, 3), np.int16)), "5 dimensions"),
+        (made(np.zeros(8, np.int16)), "1 dimensions"),
+        (plain[:-1], "truncated"),
+        (plain[:200], "truncated"),
+        (gzip.compress(plain)[:-9], "damaged or truncated"),
+        (gzip.compress(plain + bytes(2**21)), "more than its NIfTI header declares"),
+    ):
+        with pytest.raises(UnsupportedImageError, match=reason):
+            carrier_for(data, "a").open_source(data, "a")
+    huge = bytearray(plain)
+    struct.pack_into("<8h", huge, 40, 4, 32767, 32767, 32767, 32767, 1, 1, 1)
+    with pytest.raises(UnsupportedImageError, match="above"):
+        CARRIER.open_source(gzip.compress(bytes(huge)), "a")
+    with pytest.raises(UnsupportedImageError, match="truncated"):
+        CARRIER.open_source(bytes(huge), "a")
+
+
+def test_wrong_arguments() -> None:
+    data = made(np.zeros((2, 2, 2), np.int16))
+    opened = CARRIER.open_source(data, "a")
+    with pytest.raises(ValueError, match="empty"):
+        CARRIER.carry(data, opened, opened.image.values, b"")
+    with pytest.raises(ValueError, match="expected int16"):
+        CARRIER.carry(data, opened, opened.image.values.astype(np.uint16), ENVELOPE)
+    with pytest.raises(TamperedError):
+        CARRIER.rebuild(opened.shell, None)
+
+
+def test_damage_is_named() -> None:
+    data = made(np.arange(24, dtype=np.int16).reshape(2, 3, 4))
+    opened = CARRIER.open_source(data, "a")
+    protected = CARRIER.carry(data, opened, opened.image.values, ENVELOPE)
+    at = protected.index(ENVELOPE)
+    for position in (at - 8, at - 24, at + len(ENVELOPE), at + len(ENVELOPE) + 1):
+        broken = bytearray(protected)
+        broken[position] ^= 0x41
+        with pytest.raises(TamperedError):
+            CARRIER.open_protected(bytes(broken))
+    with pytest.raises(TamperedError, match="truncated"):
+        CARRIER.open_protected(protected[:-1])
+    squeezed = gzip.compress(protected)
+    broken = bytearray(squeezed)
+    broken[-6] ^= 1
+    with pytest.raises(TamperedError, match="gzip"):
+        CARRIER.open_protected(bytes(broken))
+
+
+def test_mni152_head() -> None:
+    nilearn = pytest.importorskip("nilearn")
+    from pathlib import Path
+
+    folder = Path(nilearn.__file__).parent / "datasets" / "data"
+    path = folder / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+    if not path.exists():
+        pytest.skip("this nilearn ships no MNI152 head")
+    data = path.read_bytes()
+    opened = carrier_for(data, path.name).open_source(data, path.name)
+    assert opened.image.values.shape == (189, 233, 197, 1)
+    protected = check(data, opened, opened.image.values ^ np.uint8(1), ENVELOPE)
+    assert abs(len(protected) - len(data)) < len(data)
+    assert gzip.decompress(CARRIER.rebuild(opened.shell, opened.image.values)) == gzip.decompress(data)
+
+
+def _seeds() -> list[bytes]:
+    data = made(np.arange(24, dtype=np.int16).reshape(2, 3, 4), affine=np.eye(4), extensions=((6, b"comment"),))
+    protected = CARRIER.carry(
+        data, CARRIER.open_source(data, "a"), CARRIER.open_source(data, "a").image.values, ENVELOPE
+    )
+    return [data, protected, gzip.compress(data, mtime=0), gzip.compress(protected, mtime=0)]
+
+
+SEEDS = _seeds()
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.sampled_from(SEEDS),
+    st.lists(st.tuples(st.integers(0, 2**20), st.binary(min_size=1, max_size=4)), max_size=4),
+    st.one_of(st.none(), st.integers(0, 2**20)),
+    st.booleans(),
+)
+def test_only_named_errors_escape(seed: bytes, edits: list[tuple[int, bytes]], cut: int | None, again: bool) -> None:
+    data = bytearray(seed)
+    for position, patch in edits:
+        data[position % len(seed) : position % len(seed) + len(patch)] = patch
+    broken = bytes(data if cut is None else data[: cut % (len(data) + 1)])
+    if again:  # damage inside a sound gzip stream
+        broken = gzip.compress(broken)
+    for call in (CARRIER.open_protected, lambda b: CARRIER.replace_envelope(b, ENVELOPE), CARRIER.file_digest, protect):
+        try:
+            call(broken)
+        except MIADMarkError:
+            pass
+    CARRIER.matches(broken)
+
+
+def protect(data: bytes) -> bytes:
+    opened = CARRIER.open_source(data, "a")
+    return CARRIER.carry(data, opened, opened.image.values, ENVELOPE)
+
+
+def test_matches_by_content() -> None:
+    for data in (b"", b"\x1f\x8b", b"\x5c\x01", gzip.compress(b"text"), gzip.compress(b"")):
+        assert not CARRIER.matches(data)
+    with pytest.raises(UnsupportedImageError, match="gzip of something else"):
+        carrier_for(gzip.compress(b"text"), "a.nii.gz")
