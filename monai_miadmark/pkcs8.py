@@ -23,6 +23,7 @@ _SCRYPT_N = 2**14
 _SCRYPT_R = 8
 _SCRYPT_P = 5
 
+_LABEL = b"ENCRYPTED PRIVATE KEY"
 _SEQUENCE = 0x30
 _INTEGER = 0x02
 _OCTET_STRING = 0x04
@@ -56,7 +57,7 @@ def encrypted_pkcs8_pem(private_key_der: bytes, passphrase: bytes) -> bytes:
 
     text = base64.b64encode(der)
     lines = b"\n".join(text[start : start + 64] for start in range(0, len(text), 64))
-    return b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n" + lines + b"\n-----END ENCRYPTED PRIVATE KEY-----\n"
+    return b"-----BEGIN %b-----\n%b\n-----END %b-----\n" % (_LABEL, lines, _LABEL)
 
 
 def _der(tag: int, content: bytes) -> bytes:

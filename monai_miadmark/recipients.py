@@ -246,7 +246,7 @@ class CmsIdentity(Secret):
         """See :class:`Identity`."""
         certificate = self.recipient.certificate
         try:
-            content = pkcs7.pkcs7_decrypt_der(wrapped, certificate, self._key, [pkcs7.PKCS7Options.Binary])
+            content = pkcs7.pkcs7_decrypt_der(wrapped, certificate, self._key, [])
         except (ValueError, TypeError, UnsupportedAlgorithm):
             raise cannot_unwrap(self) from None
         # EnvelopedData is not authenticated: AES-CBC gives other bytes for a changed ciphertext without a word, and
