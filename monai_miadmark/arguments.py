@@ -1,0 +1,169 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the command ``miadmark`` can be told: its verbs and their arguments, without what they do."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from monai_miadmark import __version__
+from monai_miadmark.files import SIDECAR_SUFFIX
+from monai_miadmark.keys import HPKE_KINDS, SIGNATURE_KINDS
+from monai_miadmark.options import PRESETS
+
+__all__ = ["PASSPHRASE_ENV", "UsageError", "command_line"]
+
+KEY_ID_BYTES = 16
+
+PASSPHRASE_ENV = "MIADMARK_PASSPHRASE"
+"""Environment variable that holds the passphrase where nobody is there to type it."""
+
+_ASKS = f"asks, or takes {PASSPHRASE_ENV}"
+
+
+class UsageError(Exception):
+    """Wrong usage: a message, and what to do instead."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that leaves printing and exit status to the command."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing usage and leaving."""
+        raise UsageError(message, f"{self.prog} --help shows what is expected")
+
+
+def command_line(verbs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.ArgumentParser:
+    """The parser of the command line.
+
+    Args:
+        verbs: what does ``keygen``, ``protect``, ``remove``, ``inspect``, ``verify``, ``grant`` and ``revoke``; the one
+            that was asked for is ``run`` of the parsed arguments.
+    """
+    about = "Removable adversarial watermarks for medical images."
+    parser = _Parser(prog="miadmark", description=about, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"miadmark {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def verb(name: str, text: str) -> _Parser:
+        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added.add_argument("--verbose", action="store_true", help="say more, with traces of failures")
+        added.set_defaults(run=verbs[name])
+        return added
+
+    _add_keygen(verb("keygen", "make a key: NAME.key (private) and NAME.pub (to be given away)"))
+    _add_protect(verb("protect", "protect images for recipients"))
+    _add_remove(verb("remove", "restore protected images, byte for byte"))
+    _add_one_file(verb("inspect", "tell what a protected file says of itself; needs no key"))
+    verify = verb("verify", "check that pixels, record and signature belong together; needs no key")
+    verify.add_argument("--signer", type=Path, metavar="SIGNER.pub", help="the custodian who must have signed")
+    _add_one_file(verify)
+    _add_reseal(verb("grant", "let further recipients restore, without restoring"))
+    revoke = verb("revoke", "seal anew without some recipients; what they copied before stays readable to them")
+    _add_reseal(revoke)
+    revoke.add_argument(
+        "--id",
+        action="append",
+        default=[],
+        type=_key_id,
+        metavar="KEYID",
+        help="a recipient by its key id, as inspect shows it (a passphrase, or a lost key); may be repeated",
+    )
+    return parser
+
+
+def _add_keygen(parser: _Parser) -> None:
+    """Arguments of ``keygen``."""
+    parser.add_argument("name", metavar="NAME", help="name of the key files, without ending")
+    parser.add_argument(
+        "--dir", type=Path, default=Path(), metavar="DIR", help="folder for the key files (default: here)"
+    )
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--kem", choices=HPKE_KINDS, help="kind of encryption key (default: hybrid, ML-KEM-768 with X25519)"
+    )
+    kind.add_argument("--sign", action="store_true", help="make a key for signing instead (Ed25519)")
+    kind.add_argument("--sign-with", choices=SIGNATURE_KINDS, help="the same, of this kind")
+    parser.add_argument("--passphrase", action="store_true", help=f"encrypt the private key; {_ASKS}")
+
+
+def _add_protect(parser: _Parser) -> None:
+    """Arguments of ``protect``."""
+    _add_batch(parser)
+    _add_keys(parser, "-r", "--recipient", "RECIPIENT.pub", "public key or X.509 certificate; may be repeated")
+    parser.add_argument("--passphrase", action="store_true", help=f"let a passphrase restore too; {_ASKS}")
+    parser.add_argument("--signer", type=Path, metavar="SIGNER.key", help="sign as the custodian")
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="standard", help="strength (default: standard)")
+    styles = ("visible", "invisible")
+    parser.add_argument("--style", choices=styles, default="visible", help="with a logo (default) or without")
+    drawing = parser.add_mutually_exclusive_group()
+    drawing.add_argument("--logo", type=Path, metavar="FILE", help="image to use as the logo")
+    drawing.add_argument("--text", metavar="TEXT", help="text to use as the logo (default: PROTECTED)")
+    parser.add_argument(
+        "--region",
+        default="auto",
+        metavar="auto|none|MASKFILE",
+        help="what is to be spared: a salient box (default), nothing, or where a PNG, NIfTI or .npy mask is not zero",
+    )
+    parser.add_argument(
+        "--region-budget",
+        type=float,
+        metavar="F",
+        help="largest change inside the region, a fraction of the display window (default: 0 with a mask, else 3/255)",
+    )
+    parser.add_argument(
+        "--sidecar", action="store_true", help=f"keep records beside the files, in NAME{SIDECAR_SUFFIX}"
+    )
+
+
+def _add_remove(parser: _Parser) -> None:
+    """Arguments of ``remove``."""
+    _add_batch(parser)
+    _add_identities(parser)
+    parser.add_argument("--require-signer", type=Path, metavar="SIGNER.pub", help="accept only what this key signed")
+
+
+def _add_reseal(parser: _Parser) -> None:
+    """Arguments of ``grant`` and ``revoke``."""
+    _add_batch(parser)
+    _add_identities(parser)
+    _add_keys(parser, "-r", "--recipient", "OTHER.pub", "public key or X.509 certificate; may be repeated")
+
+
+def _add_one_file(parser: _Parser) -> None:
+    """Arguments of ``inspect`` and ``verify``."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="a protected image; its sidecar is found by itself")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def _add_batch(parser: _Parser) -> None:
+    """Sources and output folder."""
+    parser.add_argument("sources", nargs="+", type=Path, metavar="SRC", help="files, or folders that are walked")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="output folder; made if missing")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+
+
+def _add_identities(parser: _Parser) -> None:
+    """Whose keys open records."""
+    _add_keys(parser, "-i", "--identity", "IDENTITY.key", "private key; may be repeated")
+    parser.add_argument("--passphrase", action="store_true", help=f"open by passphrase; {_ASKS}")
+
+
+def _add_keys(parser: _Parser, short: str, long: str, name: str, text: str) -> None:
+    """A list of key files."""
+    parser.add_argument(short, long, action="append", default=[], type=Path, metavar=name, help=text)
+
+
+def _key_id(text: str) -> bytes:
+    """A key id in hexadecimal digits."""
+    identifier = bytes.fromhex(text)
+    if len(identifier) != KEY_ID_BYTES:
+        raise ValueError(f"a key id has {KEY_ID_BYTES} bytes")
+    return identifier

@@ -1,0 +1,359 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``miadmark``: the only module that talks to a person.
+
+Messages go to standard error and start with ``miadmark:``; what was asked for (``inspect``, ``verify``) goes to
+standard output. Exit status: 0 all done, 1 some files failed, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from tqdm import tqdm
+
+from monai_miadmark import batch, files, keys
+from monai_miadmark.arguments import PASSPHRASE_ENV, UsageError, command_line
+from monai_miadmark.errors import MIADMarkError, WrongKeyError
+from monai_miadmark.logo import load_logo
+from monai_miadmark.options import ProtectOptions
+
+__all__ = ["main"]
+
+_FAILED, _USAGE, _INTERRUPTED, _TERMINATED = 1, 2, 130, 143
+
+_Key = TypeVar("_Key")
+
+
+class _Terminated(BaseException):
+    """Somebody asked the process to end; like KeyboardInterrupt, it unwinds and removes temporary files."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: the command line without the program's name; default: ``sys.argv``.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        options = command_line(_VERBS).parse_args(arguments)
+        with _environment(options.verbose):
+            status: int = options.run(options)
+            return status
+    except UsageError as error:
+        _say(str(error))
+        _say(f"hint: {error.hint}")
+        return _USAGE
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return _INTERRUPTED
+    except _Terminated:
+        _say("terminated")
+        return _TERMINATED
+
+
+def _keygen(options: Namespace) -> int:
+    """Make a key pair."""
+    try:
+        name = files.safe_name(options.name)
+    except ValueError as error:
+        raise UsageError(f"{_shown(options.name)} is not a plain name", "name a folder with --dir") from error
+    kind = options.sign_with or ("ed25519" if options.sign else None)
+    passphrase = _passphrase(f"Passphrase for {name}.key: ", repeat=True) if options.passphrase else None
+    key = keys.generate_signer(kind) if kind else keys.generate_identity(options.kem or "hybrid")
+    try:
+        options.dir.mkdir(parents=True, exist_ok=True)
+        paths = keys.save_key_pair(key, options.dir / name, passphrase)
+    except FileExistsError as error:
+        _say(f"{_shown(error.filename)} exists and is left as it is: choose another name")
+        return _FAILED
+    except OSError as error:
+        _say(f"{_shown(error.filename or options.dir)}: {error.strerror}")
+        return _FAILED
+    except ValueError as error:
+        raise UsageError(str(error), "give a passphrase that is not empty") from error
+    private, public = (_shown(path) for path in paths)
+    _say(f"wrote {private} (keep it secret and safe) and {public} ({key.kind} {key.key_id.hex()})")
+    return 0
+
+
+def _protect(options: Namespace) -> int:
+    """Protect files for recipients."""
+    recipients = _recipients(options)
+    if options.passphrase:
+        recipients.append(_checked(keys.PassphraseRecipient, _passphrase("Passphrase for restoring: ", repeat=True)))
+    if not recipients:
+        raise UsageError(
+            "nobody could restore the images", "name recipients with -r RECIPIENT.pub, or use --passphrase"
+        )
+    signer = None if options.signer is None else _unlock(options.signer, keys.load_signer)
+    choices, mask = _protect_options(options)
+    planned = _plan(options, files.protected_name)
+    marker = None
+
+    def work(job: batch.Job) -> Path:
+        nonlocal marker
+        if marker is None:
+            from monai_miadmark.marker import load_marker  # torch: only where an image is going to be marked
+
+            marker = load_marker()
+        return files.protect_file(
+            job.source,
+            job.folder,
+            recipients,
+            marker,
+            choices,
+            mask=mask,
+            signer=signer,
+            sidecar=options.sidecar,
+            overwrite=options.overwrite,
+        )
+
+    return _run(planned, work, "protected")
+
+
+def _protect_options(options: Namespace) -> tuple[ProtectOptions, Path | None]:
+    """The custodian's choices, and the mask file if there is one."""
+    if options.style == "invisible" and (options.logo is not None or options.text is not None):
+        raise UsageError("an invisible mark has no logo", "leave out --logo and --text, or --style invisible")
+    if options.logo is not None:
+        _checked(lambda path: load_logo(path, 64), options.logo)
+    mask = None if options.region in ("auto", "none") else Path(options.region)
+    if mask is not None and not mask.is_file():
+        raise UsageError(f"--region {_shown(mask)}: no such file", "give auto, none, or a PNG, NIfTI or .npy mask")
+    budget = options.region_budget
+    if mask is not None and budget is None:
+        budget = 0.0  # a mask that a person drew is to stay bit-identical
+    try:
+        choices = ProtectOptions(
+            preset=options.preset,
+            style=options.style,
+            text="PROTECTED" if options.text is None else options.text,
+            logo=options.logo,
+            region="auto" if mask is not None else options.region,
+            region_budget=budget,
+        )
+    except ValueError as error:
+        raise UsageError(str(error), "miadmark protect --help shows what is expected") from error
+    return choices, mask
+
+
+def _remove(options: Namespace) -> int:
+    """Restore files."""
+    identities = _identities(options)
+    signer = None if options.require_signer is None else _checked(keys.load_verifier, options.require_signer)
+    planned = _plan(options, lambda path: files.restored_name(path, identities))
+    return _run(
+        planned,
+        lambda job: files.remove_file(
+            job.source, job.folder, identities, require_signer=signer, overwrite=options.overwrite
+        ),
+        "restored",
+    )
+
+
+def _grant(options: Namespace) -> int:
+    """Seal for further recipients."""
+    return _reseal(options, files.grant_file, "granted")
+
+
+def _revoke(options: Namespace) -> int:
+    """Seal without some recipients."""
+    return _reseal(options, files.revoke_file, "revoked")
+
+
+def _reseal(options: Namespace, reseal: Callable[..., Path], done: str) -> int:
+    """Grant or revoke."""
+    recipients, identities = [*_recipients(options), *getattr(options, "id", [])], _identities(options)
+    if not recipients:
+        raise UsageError("no recipient is named", "name recipients with -r RECIPIENT.pub")
+    planned = _plan(options, lambda path: path.name)
+
+    def work(job: batch.Job) -> Path:
+        *others, last = identities
+        for identity in others:
+            try:
+                return reseal(job.source, job.folder, identity, recipients, overwrite=options.overwrite)
+            except WrongKeyError:
+                continue
+        return reseal(job.source, job.folder, last, recipients, overwrite=options.overwrite)
+
+    return _run(planned, work, done)
+
+
+def _inspect(options: Namespace) -> int:
+    """Tell what a protected file says of itself."""
+    return _tell(options, lambda: files.inspect_file(options.file).to_dict())
+
+
+def _verify(options: Namespace) -> int:
+    """Check a protected file without a key."""
+    signer = None if options.signer is None else _checked(keys.load_verifier, options.signer)
+
+    def result() -> dict[str, Any]:
+        told = files.verify_file(options.file, signer).to_dict()
+        return {"verified": True, "signer_demanded": signer is not None, **told}
+
+    return _tell(options, result)
+
+
+def _tell(options: Namespace, result: Callable[[], dict[str, Any]]) -> int:
+    """Print a mapping, or the reason why there is none."""
+    try:
+        told = result()
+    except (MIADMarkError, OSError, ValueError) as error:
+        failure = batch.Failure(options.file, error)
+        if options.json:
+            print(json.dumps({"error": type(error).__name__, "message": failure.reason}))
+        _say(f"{_shown(options.file)}: {_shown(failure.reason)}")
+        return _FAILED
+    if options.json:
+        print(json.dumps(told, indent=2))
+        return 0
+    for name, value in told.items():
+        for line in value if isinstance(value, list) and value else [value]:
+            text = " ".join(str(part) for part in line.values()) if isinstance(line, dict) else str(line)
+            print(f"{name.replace('_', ' ')}: {_shown(text)}")
+    return 0
+
+
+def _plan(options: Namespace, name: Callable[[Path], str | None]) -> batch.Plan:
+    """Files to work on."""
+    try:
+        planned = batch.plan(options.sources, options.out, name)
+    except batch.BatchError as error:
+        raise UsageError(_shown(error), "nothing was written") from error
+    if not planned.jobs and not planned.failures:
+        raise UsageError("the folders hold no files", "name files, or folders with files in them")
+    return planned
+
+
+def _run(planned: batch.Plan, work: Callable[[batch.Job], Path], done: str) -> int:
+    """Work on a plan, with a progress bar on a terminal, and sum up."""
+
+    def track(jobs: Sequence[batch.Job]) -> Iterable[batch.Job]:
+        bar: Iterable[batch.Job] = tqdm(
+            jobs, unit="file", leave=False, file=sys.stderr, disable=not sys.stderr.isatty()
+        )
+        return bar
+
+    def failed(failure: batch.Failure) -> None:
+        tqdm.write(f"miadmark: {_shown(failure.path)}: {_shown(failure.reason)}", file=sys.stderr)
+
+    report = batch.run(planned, work, track, failed)
+    count, lost = len(report.done), len(report.failures)
+    files_done = f"{count} file{'' if count == 1 else 's'}"
+    _say(f"{done} {files_done}{f', {lost} failed' if lost else ''} in {report.seconds:.1f} s")
+    return _FAILED if lost else 0
+
+
+def _recipients(options: Namespace) -> list[keys.Recipient]:
+    """Public keys of ``-r``, each once."""
+    found: dict[bytes, keys.Recipient] = {}
+    for path in options.recipient:
+        recipient = _checked(keys.load_recipient, path)
+        found.setdefault(recipient.key_id, recipient)
+    return list(found.values())
+
+
+def _identities(options: Namespace) -> list[keys.Identity]:
+    """Private keys of ``-i``, and the passphrase."""
+    identities: list[keys.Identity] = [_unlock(path, keys.load_identity) for path in options.identity]
+    if options.passphrase:
+        identities.append(_checked(keys.PassphraseIdentity, _passphrase("Passphrase: ")))
+    if not identities:
+        raise UsageError("no key is given", "name a private key with -i IDENTITY.key, or use --passphrase")
+    return identities
+
+
+def _unlock(path: Path, load: Callable[[Path, str | None], _Key]) -> _Key:
+    """Read a private key file, with its passphrase if it needs one."""
+    locked = _checked(keys.needs_passphrase, path)
+    passphrase = _passphrase(f"Passphrase of {_shown(path)}: ") if locked else None
+    return _checked(lambda given: load(given, passphrase), path)
+
+
+def _checked(load: Callable[[Any], _Key], argument: Any) -> _Key:
+    """Use something that the command line named; if that fails, the usage is wrong."""
+    try:
+        return load(argument)
+    except OSError as error:
+        raise UsageError(f"{_shown(argument)}: {error.strerror or 'not readable'}", "check the path") from error
+    except (MIADMarkError, ValueError) as error:
+        raise UsageError(_shown(error), "miadmark keygen makes keys; NAME.pub protects, NAME.key restores") from error
+
+
+def _passphrase(prompt: str, repeat: bool = False) -> str:
+    """A passphrase from the environment or a person."""
+    if (given := os.environ.get(PASSPHRASE_ENV)) is not None:
+        return given
+    if not sys.stdin.isatty():
+        raise UsageError("a passphrase is needed and there is no terminal to ask at", f"set {PASSPHRASE_ENV}")
+    passphrase = getpass.getpass(prompt)
+    if repeat and getpass.getpass("The same again: ") != passphrase:
+        raise UsageError("the passphrases differ", "try again")
+    return passphrase
+
+
+def _say(message: str) -> None:
+    """A message to a person."""
+    print(f"miadmark: {message}", file=sys.stderr, flush=True)
+
+
+def _shown(text: object) -> str:
+    """Text from outside, fit for a terminal: a file name may hold control characters."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+
+
+@contextmanager
+def _environment(verbose: bool) -> Iterator[None]:
+    """Logs and warnings of libraries only on request, and an orderly end when asked to end; all undone afterwards."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("miadmark: %(name)s: %(message)s"))
+    handler.setLevel(logging.DEBUG if verbose else logging.CRITICAL)
+    ours, root = logging.getLogger("monai_miadmark"), logging.getLogger()
+    level = ours.level
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise _Terminated
+
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, end) if in_main else None
+    root.addHandler(handler)
+    ours.setLevel(logging.DEBUG if verbose else level)
+    try:
+        with warnings.catch_warnings():
+            if not verbose:
+                warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.removeHandler(handler)
+        ours.setLevel(level)
+        if in_main:
+            signal.signal(signal.SIGTERM, before)
+
+
+_VERBS: dict[str, Callable[[Namespace], int]] = {
+    "keygen": _keygen,
+    "protect": _protect,
+    "remove": _remove,
+    "inspect": _inspect,
+    "verify": _verify,
+    "grant": _grant,
+    "revoke": _revoke,
+}
