@@ -13,16 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BLOCK", "MAX_SCALE", "UNITS", "Visibility", "block_scales", "cell_budget", "visibility_map"]
+from monai_miadmark.field import BLOCK, MAX_SCALE, UNITS
 
-BLOCK = 4
-"""Side of a block of canonical cells that share one scale."""
-
-UNITS = 510
-"""Field units from black to white of the display window: half an 8-bit level each."""
-
-MAX_SCALE = 127
-"""Largest scale, so that a full-level cell fits in int8."""
+__all__ = ["Visibility", "block_scales", "cell_budget", "visibility_map"]
 
 
 @dataclass(frozen=True)

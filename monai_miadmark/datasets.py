@@ -34,12 +34,16 @@ def dataset_root() -> Path:
         for parent in (start, *start.parents):
             if (found := parent / "shared" / "data").is_dir():
                 return found
-    raise FileNotFoundError(f"the image sets are absent: set {DATA_ENV} to the folder that holds brain_mri, fundus, skin")
+    raise FileNotFoundError(
+        f"the image sets are absent: set {DATA_ENV} to the folder that holds brain_mri, fundus, skin"
+    )
 
 
 def class_names(dataset: str, root: str | os.PathLike[str] | None = None) -> list[str]:
     """Class names of ``dataset`` in label order (sorted by name)."""
-    return sorted(p.name for p in ((Path(root) if root else dataset_root()) / dataset / "train").iterdir() if p.is_dir())
+    return sorted(
+        p.name for p in ((Path(root) if root else dataset_root()) / dataset / "train").iterdir() if p.is_dir()
+    )
 
 
 def data_list(

@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Surrogate", "SurrogateEnsemble", "expected_margin", "load_ensemble", "load_weights", "margin", "resize", "save_weights"]
+__all__ = [
+    "Surrogate",
+    "SurrogateEnsemble",
+    "expected_margin",
+    "load_ensemble",
+    "load_weights",
+    "margin",
+    "resize",
+    "save_weights",
+]
 
 
 class Surrogate(nn.Module):
@@ -80,7 +89,7 @@ class SurrogateEnsemble(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         super().train(False)
 
-    def train(self, mode: bool = True) -> SurrogateEnsemble:  # noqa: ARG002
+    def train(self, mode: bool = True) -> SurrogateEnsemble:
         """Stay in evaluation mode whatever is asked."""
         return self
 
@@ -120,8 +129,10 @@ def expected_margin(logits: Tensor, posterior: Tensor, floor: float = -8.0) -> T
         floor: margins below it count as this: a model that errs by far is left alone.
     """
     classes = logits.shape[1]
-    masked = logits[:, None, :].expand(-1, classes, -1).masked_fill(
-        torch.eye(classes, dtype=torch.bool, device=logits.device), float("-inf")
+    masked = (
+        logits[:, None, :]
+        .expand(-1, classes, -1)
+        .masked_fill(torch.eye(classes, dtype=torch.bool, device=logits.device), float("-inf"))
     )
     margins = logits - masked.amax(2)
     return (posterior * margins.clamp_min(floor)).sum(1)
@@ -145,7 +156,6 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     return network
-
 
 
 def load_ensemble(

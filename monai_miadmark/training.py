@@ -40,7 +40,11 @@ class SoftBudgetd(MapTransform):
     """
 
     def __init__(
-        self, keys: KeysCollection, critic: EnsembleCritic, model: Visibility | None = None, region_budget: float = 3 / 255
+        self,
+        keys: KeysCollection,
+        critic: EnsembleCritic,
+        model: Visibility | None = None,
+        region_budget: float = 3 / 255,
     ) -> None:
         super().__init__(keys)
         self.critic, self.model, self.region_budget = critic, model or Visibility(), region_budget
@@ -91,7 +95,8 @@ class GeneratorTrainer(Trainer):
     Args:
         device: where to run.
         max_epochs: epochs.
-        train_data_loader: gives ``image`` ``(B, C, h, w)`` in [0, 1], ``label`` ``(B,)`` and ``budget`` ``(B, 1, h, w)``.
+        train_data_loader: gives ``image`` ``(B, C, h, w)`` in [0, 1], ``label`` ``(B,)`` and ``budget``
+            ``(B, 1, h, w)``.
         generator: the network to train.
         ensemble: frozen surrogates.
         optimizer: over the generator's parameters.

@@ -1,0 +1,292 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""Protect and restore, whole files or arrays, all in memory: nothing is given out before it has been checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from numpy.typing import NDArray
+
+from monai_miadmark import seal
+from monai_miadmark.errors import NotProtectedError, TamperedError, UnsupportedImageError
+from monai_miadmark.exact import apply_mark, estimate, find_correction
+from monai_miadmark.formats import carrier_for, carrier_named
+from monai_miadmark.formats.base import Carrier, ProtectedFile
+from monai_miadmark.image import StoredImage, pixel_digest
+from monai_miadmark.marking import Marker, make_mark
+from monai_miadmark.options import ProtectOptions
+from monai_miadmark.record import RecoveryRecord
+from monai_miadmark.shell import CARRIED_FILE, SourceShell
+from monai_miadmark.signatures import Signer, Verifier
+from monai_miadmark.wrapping import Identity, Recipient
+
+__all__ = [
+    "ProtectedBytes",
+    "RestoredBytes",
+    "grant_bytes",
+    "inspect_bytes",
+    "protect_bytes",
+    "protect_image",
+    "remove_bytes",
+    "restore_image",
+    "revoke_bytes",
+    "verify_bytes",
+]
+
+_KEY_BYTES = 32
+
+
+@dataclass(frozen=True, repr=False)
+class ProtectedBytes:
+    """A protected file.
+
+    Attributes:
+        data: the file's bytes, with the envelope inside unless a sidecar was asked for.
+        envelope: the sealed recovery record.
+        name: base name for the output file.
+    """
+
+    data: bytes
+    envelope: bytes
+    name: str
+
+
+@dataclass(frozen=True, repr=False)
+class RestoredBytes:
+    """A restored file: its bytes, and the base name that the source had (not checked for use as a path)."""
+
+    data: bytes
+    name: str
+
+
+def protect_image(
+    image: StoredImage,
+    recipients: Sequence[Recipient],
+    marker: Marker,
+    options: ProtectOptions | None = None,
+    signer: Signer | None = None,
+) -> tuple[NDArray[Any], bytes]:
+    """Mark stored samples and seal what undoes it.
+
+    Args:
+        image: the samples.
+        recipients: who may restore, at least one.
+        marker: networks that make the mark.
+        options: the custodian's choices; default: standard preset, visible, region auto.
+        signer: the custodian's signing key.
+
+    Returns:
+        Protected samples ``(N, H, W, C)`` of the same type, and the envelope.
+
+    Raises:
+        ValueError: no recipient, or a region mask that does not fit.
+    """
+    values, record, key = _protect(image, recipients, marker, options, None, None)
+    record.restore(values)  # raises if the mark would not come off exactly
+    return values, seal.seal(record.to_bytes(), recipients, record.protected_pixels, key, signer)
+
+
+def restore_image(
+    values: NDArray[Any], envelope: bytes, identities: Sequence[Identity], require_signer: Verifier | None = None
+) -> NDArray[Any]:
+    """Undo :func:`protect_image`, bit for bit.
+
+    Args:
+        values: protected samples ``(N, H, W, C)``.
+        envelope: what :func:`protect_image` gave with them.
+        identities: keys to try.
+        require_signer: custodian who must have signed.
+
+    Returns:
+        The original samples.
+
+    Raises:
+        NotProtectedError: ``envelope`` is not one.
+        WrongKeyError: no identity fits.
+        TamperedError: samples or envelope were changed, or do not belong together.
+        SignatureError: not signed by the custodian that was demanded.
+    """
+    return _open(envelope, values, identities, require_signer).restore(values)
+
+
+def protect_bytes(
+    data: bytes,
+    name: str,
+    recipients: Sequence[Recipient],
+    marker: Marker,
+    options: ProtectOptions | None = None,
+    signer: Signer | None = None,
+    sidecar: bool = False,
+) -> ProtectedBytes:
+    """Protect a whole file and prove in memory that it can be restored before giving it out.
+
+    Args:
+        data: the source file.
+        name: its name; restored files get its base name back.
+        recipients: who may restore, at least one.
+        marker: networks that make the mark.
+        options: the custodian's choices.
+        signer: the custodian's signing key.
+        sidecar: keep the envelope out of the file.
+
+    Raises:
+        UnsupportedImageError: the file is of a kind that cannot be restored exactly.
+        ValueError: no recipient, or a region mask that does not fit.
+    """
+    carrier = carrier_for(data, name)
+    opened = carrier.open_source(data, name)
+    values, record, key = _protect(opened.image, recipients, marker, options, opened.shell, carrier.file_digest(data))
+    envelope = seal.seal(record.to_bytes(), recipients, record.protected_pixels, key, signer)
+    protected = carrier.carry(data, opened, values, None if sidecar else envelope)
+    written = carrier_for(protected, name).open_protected(protected)
+    if pixel_digest(written.values) != record.protected_pixels or written.envelope != (None if sidecar else envelope):
+        raise UnsupportedImageError(f"the {carrier.name} file would not keep the protected samples and their record")
+    if _rebuilt(carrier, opened.shell, record, written.values) is None:
+        raise UnsupportedImageError(f"the {carrier.name} file cannot be restored byte for byte")
+    return ProtectedBytes(protected, envelope, carrier.output_name(name))
+
+
+def remove_bytes(
+    data: bytes,
+    identities: Sequence[Identity],
+    envelope: bytes | None = None,
+    require_signer: Verifier | None = None,
+) -> RestoredBytes:
+    """Restore a file.
+
+    Args:
+        data: the protected file.
+        identities: keys to try.
+        envelope: the sidecar's bytes, used where the file carries no record.
+        require_signer: custodian who must have signed.
+
+    Raises:
+        NotProtectedError: there is no record.
+        WrongKeyError: no identity fits.
+        TamperedError: header, record or pixels were changed.
+        SignatureError: not signed by the custodian that was demanded.
+    """
+    _, held, sealed = _open_protected(data, envelope)
+    record = _open(sealed, held.values, identities, require_signer)
+    if record.shell is None:
+        raise TamperedError("the record is one of an array in memory, not of a file")
+    # A JPEG source comes back out of a PNG file: the shell knows the format, the content does not.
+    restored = _rebuilt(carrier_named(record.shell.format), record.shell, record, held.values)
+    if restored is None:
+        raise TamperedError("the restored file does not have the digest of the original")
+    return RestoredBytes(restored, record.shell.name)
+
+
+def inspect_bytes(data: bytes, envelope: bytes | None = None) -> seal.EnvelopeInfo:
+    """Tell what a protected file says of itself; needs no key and promises nothing about its truth.
+
+    Raises:
+        NotProtectedError: there is no record.
+        TamperedError: the record is damaged.
+    """
+    return seal.inspect_envelope(_open_protected(data, envelope)[2])
+
+
+def verify_bytes(data: bytes, envelope: bytes | None = None, signer: Verifier | None = None) -> seal.EnvelopeInfo:
+    """Check without a key that record, pixels and signature belong together.
+
+    Args:
+        data: the protected file.
+        envelope: the sidecar's bytes.
+        signer: custodian who must have signed; a signature that is there is checked in any case.
+
+    Raises:
+        NotProtectedError: there is no record.
+        TamperedError: record or pixels were changed.
+        SignatureError: the signature is missing, false or another's.
+    """
+    _, held, sealed = _open_protected(data, envelope)
+    seal.verify_envelope(sealed, pixel_digest(held.values), signer)
+    return seal.inspect_envelope(sealed)
+
+
+def grant_bytes(
+    data: bytes, identity: Identity, recipients: Sequence[Recipient], envelope: bytes | None = None
+) -> tuple[bytes, bytes]:
+    """Add recipients, without the original: the file with its new record (unchanged with a sidecar), the envelope."""
+    return _resealed(data, envelope, lambda sealed: seal.grant(sealed, identity, recipients))
+
+
+def revoke_bytes(
+    data: bytes, identity: Identity, recipients: Sequence[Recipient | bytes], envelope: bytes | None = None
+) -> tuple[bytes, bytes]:
+    """Take recipients away, without the original; what they copied before stays readable to them."""
+    return _resealed(data, envelope, lambda sealed: seal.revoke(sealed, identity, recipients))
+
+
+def _protect(
+    image: StoredImage,
+    recipients: Sequence[Recipient],
+    marker: Marker,
+    options: ProtectOptions | None,
+    shell: SourceShell | None,
+    original_file: bytes | None,
+) -> tuple[NDArray[Any], RecoveryRecord, bytes]:
+    """Protected samples, their record, and the content key that the mark's latent came from."""
+    if not recipients:
+        raise ValueError("at least one recipient is needed, or nobody could restore the image")
+    key = os.urandom(_KEY_BYTES)
+    # HKDF is one-way: whoever learns the latent from the field knows nothing about the key.
+    latent = HKDF(hashes.SHA256(), 32, None, b"miadmark latent 1").derive(key)
+    mark = make_mark(image, options or ProtectOptions(), marker, latent)
+    values = apply_mark(image, mark)
+    carried = shell is not None and CARRIED_FILE in shell.blobs
+    estimated = None if carried else estimate(values, mark, image.bounds, image.padding)
+    record = RecoveryRecord(
+        shape=image.values.shape,
+        dtype=image.values.dtype.name,
+        bounds=image.bounds,
+        padding=image.padding,
+        # A carried file holds its own pixels: field and correction would only cost room.
+        mark=None if carried else mark,
+        correction=None if estimated is None else find_correction(image.values, estimated),
+        shell=shell,
+        original_pixels=pixel_digest(image.values),
+        protected_pixels=pixel_digest(values),
+        original_file=original_file,
+    )
+    return values, record, key
+
+
+def _open_protected(data: bytes, envelope: bytes | None) -> tuple[Carrier, ProtectedFile, bytes]:
+    """Carrier, content and envelope of a protected file; the envelope inside wins over a sidecar."""
+    carrier = carrier_for(data, "")
+    held = carrier.open_protected(data)
+    sealed = held.envelope if held.envelope is not None else envelope
+    if sealed is None:
+        hint = "its record is in a sidecar, or was stripped" if held.marked else "it was never protected"
+        raise NotProtectedError(f"no recovery record in this {carrier.name} file: {hint}")
+    return carrier, held, sealed
+
+
+def _open(
+    envelope: bytes, values: NDArray[Any], identities: Sequence[Identity], require_signer: Verifier | None
+) -> RecoveryRecord:
+    """Unseal the record that belongs to protected samples."""
+    opened = seal.open_envelope(envelope, identities, pixel_digest(values), require_signer)
+    return RecoveryRecord.from_bytes(opened.record)
+
+
+def _rebuilt(carrier: Carrier, shell: SourceShell, record: RecoveryRecord, values: NDArray[Any]) -> bytes | None:
+    """The source file, or ``None`` if it does not have the digest that the record holds."""
+    restored = None if CARRIED_FILE in shell.blobs else record.restore(values)
+    data = carrier.rebuild(shell, restored)
+    return data if carrier.file_digest(data) == record.original_file else None
+
+
+def _resealed(data: bytes, envelope: bytes | None, change: Callable[[bytes], bytes]) -> tuple[bytes, bytes]:
+    """Change the envelope where it is: in the file, or beside it."""
+    carrier, held, sealed = _open_protected(data, envelope)
+    changed = change(sealed)
+    return (carrier.replace_envelope(data, changed) if held.envelope is not None else data), changed
