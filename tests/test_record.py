@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import base64
+import copy
 import dataclasses
 import json
 import struct
@@ -18,7 +20,7 @@ from strategies import bits
 
 from monai_miadmark.errors import TamperedError, UnsupportedImageError
 from monai_miadmark.exact import Mark, apply_mark, step_for
-from monai_miadmark.field import quantize
+from monai_miadmark.field import Field, quantize
 from monai_miadmark.image import STORED_DTYPES, Bounds, StoredImage, Window
 from monai_miadmark.logo import Logo
 from monai_miadmark.record import RecoveryRecord
@@ -160,13 +162,13 @@ def test_strange_heads(data):
     for _ in range(data.draw(st.integers(1, 2))):
         path = data.draw(st.sampled_from(_places(head)))
         if not path:
-            head = data.draw(STRANGE)
+            head = copy.deepcopy(data.draw(STRANGE))
             break
         node = head
         for key in path[:-1]:
             node = node[key]
         if data.draw(st.integers(0, 4)):
-            node[path[-1]] = data.draw(STRANGE)
+            node[path[-1]] = copy.deepcopy(data.draw(STRANGE))
         else:
             del node[path[-1]]
     _survives(_join(head, body), EXAMPLE[0], EXAMPLE[1])
@@ -323,3 +325,36 @@ def test_record_of_a_slice_is_small():
     mark = Mark(quantize(levels, scales), None, None, *step_for(image.window, values.dtype))
     record = RecoveryRecord.build(image, mark, apply_mark(image, mark))
     assert len(record.to_bytes()) <= 22 * 1024
+
+
+FROZEN = base64.b85decode(
+    "O-"
+    "VsSQbj`m0RRjG004U;VsCYBWOE`qTOutmcrh+CFfcGMFfcGMFfcGMa4R(;EFv&?F)m~<FfcGMFfcGMFfcH1D>WirEFxoXa&l#3bZKvHB075_V{"
+    "dhCbRs%9EFxxaa&00yB6DzIa&u)OeJmnmX=i0~baNs)dm?XgX=iC}VQgP!X>4U8IwCeUHa0dkHa0dkHa0dkHa0dkHa0dkHa0dkHa0dkHa0dkHa"
+    "0dkHa0dkHa0dkHa0dkHa0dkHa0dkHa0dkHZ~$GB5!hOXK8L>Y+rC`cx7yJB03^6F*P(YHZwS8HezHmWn(onG%#ghHDWO_G-Nn8V>L54V>M-"
+    "AW@9okW;QW0W??cjWi>HnV`OAxI5sk5I5lA+EFy4nZ**m2bY)~;aA|mDY;z(yA~QKQG&D12FgIZ~H8(S4IW{seV=y%~V`64DV>e_pF*IRgW;9|"
+    "oVKOvkHDqKoVPrXFFgRl|Wi?|oIbu08I3j&4B4l)VaAhJoB57`PF*YJBB5h%EYa%*(B4v1RZ*FC7bRs%1EFxxUWo%?3I$JU<H7qtPF<mSoY;R|"
+    "8B075_VQg?{VIn$PGAuJ)EFy1kVPk1@c_KP7GB_+Ec42IFWpg4rTOu%cF)n2=FfcGMFfcGMFfcH1D>WireJmnvVRLIDI&^Y%Wh^3dbY*ZNIx#X"
+    "hH86cFB5+}3WNB_^B05_)EH_;&B6DS9bZKvHb0RuhTOwv@Wo%?3EFyAYcOon^IV>|dT`XH7VQg?{VInLda$$EOEH*4QT`XH7aBp*IbZKvHb0RD"
+    "va$$EOEHO4LF*aQ+TOw^?b88|jB64AOA}ldBEHO4+EL$RXXk~I`A}k_uVRs@dF*YnQHeD=RB6eYHb!BrREFyAYcOon?HY_nVT`XH7Vr*|>I%s8"
+    "KWFjmga$$EOEHo@MU0p09b7*03Wg<FTGAubPH!Lw-EFyDgWo&FBI(s5!Z*py6bRs$;WNBk>Z6YipZDn*}B075_Ya%)^eJmnwVQpn1IwD~%WMge"
+    "2eSH7`3;+NCD77#BAP5}*06`xBD77#BAUtIN05AXn0s{m90RY2Uipa>w$jHb60000100030|Ns900000000000000002mjyz000000AT?D1V8`"
+    "*00000000OU0Y)wb0|Ej7000000000)NkdH"
+)
+"""A record of version 1 as first written. It must stay readable: what was protected then has no other way back."""
+
+
+def test_frozen_record():
+    original = (np.arange(126) * 37 % 101 - 40).astype(np.int16).reshape(2, 9, 7, 1)
+    levels = (np.arange(60) % 5 - 2).astype(np.int8).reshape(2, 5, 6, 1)
+    logo = Logo(np.full((2, 3), 200, np.uint8), np.array([[1, 1], [-1, 0]], np.int32), 128, (60.0,))
+    mask = np.zeros((2, 9, 7), bool)
+    mask[1, 2:4] = True
+    window = Window(-40, 60)
+    mark = Mark(Field(levels, np.full((2, 2, 2), 31, np.uint8)), logo, mask, *step_for(window, original.dtype))
+    protected = apply_mark(StoredImage(original, Bounds(-40, 58), window, (7, 7)), mark)
+    record = RecoveryRecord.from_bytes(FROZEN)
+    assert record.protected_pixels.hex() == "396443f07a6573d9621c056cbf6c7d414acf4b5a24f5dd4ad9e08c1e5c49b938"
+    assert np.array_equal(record.restore(protected), original)
+    assert record.shell == SourceShell("dicom", "a.dcm", {"k": 1}, {"head": b"DICM"})
+    assert record.original_file == b"f" * 32
