@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from monai_miadmark.errors import UnsupportedImageError
 
-__all__ = ["STORED_DTYPES", "Bounds", "StoredImage", "Window", "percentile_window", "pixel_digest"]
+__all__ = ["STORED_DTYPES", "Bounds", "StoredImage", "Window", "displayed", "percentile_window", "pixel_digest"]
 
 STORED_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
 """The sample types that are restored exactly, all in native byte order."""
@@ -85,6 +85,21 @@ def pixel_digest(values: NDArray[Any]) -> bytes:
     digest.update(values.dtype.name.encode() + b"\0" + struct.pack("<4Q", *values.shape))
     digest.update(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).data)
     return digest.digest()
+
+
+def displayed(values: NDArray[Any], window: Window, padding: tuple[int, int] | None = None) -> NDArray[np.float32]:
+    """Samples as a display shows them: float32 in [0, 1], bright = 1, of the shape of ``values``.
+
+    Padding and samples that are not finite are black.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        shown = np.clip((values.astype(np.float32) - np.float32(window.low)) / np.float32(window.width), 0, 1)
+    if window.inverted:
+        shown = 1 - shown
+    shown[~np.isfinite(shown)] = 0
+    if padding is not None:
+        shown[(values >= padding[0]) & (values <= padding[1])] = 0
+    return shown.astype(np.float32, copy=False)
 
 
 def percentile_window(values: NDArray[Any], inverted: bool = False) -> Window:

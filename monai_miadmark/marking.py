@@ -18,7 +18,7 @@ from PIL import Image
 from monai_miadmark.budget import block_scales, cell_budget, visibility_map
 from monai_miadmark.exact import Mark, step_for
 from monai_miadmark.field import quantize
-from monai_miadmark.image import StoredImage
+from monai_miadmark.image import StoredImage, displayed
 from monai_miadmark.interpolate import canonical_shape
 from monai_miadmark.logo import Logo, load_logo, render_text
 from monai_miadmark.options import PRESETS, Preset, ProtectOptions
@@ -101,15 +101,7 @@ def canonical_display(image: StoredImage) -> NDArray[np.float32]:
     h, w = canonical_shape(height, width)
     display = np.empty((slices, channels, h, w), np.float32)
     for n in range(slices):
-        plane = image.values[n].astype(np.float32)
-        with np.errstate(invalid="ignore", over="ignore"):
-            plane = np.clip((plane - image.window.low) / image.window.width, 0, 1).astype(np.float32)
-        if image.window.inverted:
-            plane = 1 - plane
-        plane[~np.isfinite(plane)] = 0
-        if image.padding is not None:
-            low, high = image.padding
-            plane[(image.values[n] >= low) & (image.values[n] <= high)] = 0
+        plane = displayed(image.values[n], image.window, image.padding)
         for c in range(channels):
             channel = plane[:, :, c]
             if (h, w) != (height, width):

@@ -33,6 +33,7 @@ __all__ = [
     "inspect_bytes",
     "protect_bytes",
     "protect_image",
+    "read_record",
     "remove_bytes",
     "restore_image",
     "revoke_bytes",
@@ -112,7 +113,7 @@ def restore_image(
         TamperedError: samples or envelope were changed, or do not belong together.
         SignatureError: not signed by the custodian that was demanded.
     """
-    return _open(envelope, values, identities, require_signer).restore(values)
+    return read_record(envelope, values, identities, require_signer).restore(values)
 
 
 def protect_bytes(
@@ -173,7 +174,7 @@ def remove_bytes(
         SignatureError: not signed by the custodian that was demanded.
     """
     _, held, sealed = _open_protected(data, envelope)
-    record = _open(sealed, held.values, identities, require_signer)
+    record = read_record(sealed, held.values, identities, require_signer)
     if record.shell is None:
         raise TamperedError("the record is one of an array in memory, not of a file")
     # A JPEG source comes back out of a PNG file: the shell knows the format, the content does not.
@@ -270,10 +271,10 @@ def _open_protected(data: bytes, envelope: bytes | None) -> tuple[Carrier, Prote
     return carrier, held, sealed
 
 
-def _open(
-    envelope: bytes, values: NDArray[Any], identities: Sequence[Identity], require_signer: Verifier | None
+def read_record(
+    envelope: bytes, values: NDArray[Any], identities: Sequence[Identity], require_signer: Verifier | None = None
 ) -> RecoveryRecord:
-    """Unseal the record that belongs to protected samples."""
+    """Unseal the record that belongs to protected samples ``(N, H, W, C)``; raises as :func:`restore_image`."""
     opened = seal.open_envelope(envelope, identities, pixel_digest(values), require_signer)
     return RecoveryRecord.from_bytes(opened.record)
 
