@@ -177,6 +177,15 @@ def test_subnormal_samples_neither_move_nor_arise():
     assert np.array_equal(bits(_restored(image, mark, protected)), bits(values))
 
 
+def test_negative_zero_keeps_its_sign_where_nothing_is_added():
+    values = np.full((1, 8, 8, 1), -0.0, np.float32)
+    levels = np.zeros((1, 8, 8, 1), np.int8)
+    levels[0, 0, 0] = 2
+    mark = Mark(Field(levels, np.full((1, 2, 2), 9, np.uint8)), None, None, *step_for(Window(-1, 1), np.float32))
+    protected = apply_mark(StoredImage(values, Bounds(-1, 1), Window(-1, 1)), mark)
+    assert protected[0, 0, 0, 0] > 0 and np.signbit(protected.ravel()[1:]).all()
+
+
 @pytest.mark.parametrize("dtype", [d for d in STORED_DTYPES if d != "float32"])
 @pytest.mark.parametrize("width", [1.0, 255.0, 400.0, 65535.0, 2.0**32 - 1])
 def test_step_is_the_share_of_the_window(dtype, width):
