@@ -58,7 +58,8 @@ class StoredImage:
     """Values exactly as stored (before rescale slope, before windowing), and what is needed to treat them well.
 
     Attributes:
-        values: ``(N, H, W, C)``: N slices or frames, 1 to 4 channels; a type of :data:`STORED_DTYPES`, never written to.
+        values: ``(N, H, W, C)``: N slices or frames, 1 to 4 channels; a type of :data:`STORED_DTYPES`; never
+            written to.
         bounds: limits of protected samples (from Bits Stored, or the range of the data for float32).
         window: the display window in stored units.
         padding: inclusive range of stored values that mark "no pixel here" (DICOM Pixel Padding Value): such samples
@@ -99,7 +100,8 @@ def displayed(values: NDArray[Any], window: Window, padding: tuple[int, int] | N
     shown[~np.isfinite(shown)] = 0
     if padding is not None:
         shown[(values >= padding[0]) & (values <= padding[1])] = 0
-    return shown.astype(np.float32, copy=False)
+    result: NDArray[np.float32] = shown.astype(np.float32, copy=False)
+    return result
 
 
 def percentile_window(values: NDArray[Any], inverted: bool = False) -> Window:

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.engines import Trainer
+from monai.handlers import CheckpointLoader
 from monai.transforms import MapTransform
 from monai.utils import CommonKeys
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ from monai_miadmark.perturbers import EnsembleCritic
 from monai_miadmark.region import salient_boxes
 from monai_miadmark.surrogates import SurrogateEnsemble, expected_margin
 
-__all__ = ["BUDGET", "GeneratorTrainer", "LogoPlanes", "SoftBudgetd"]
+__all__ = ["BUDGET", "GeneratorTrainer", "LogoPlanes", "SoftBudgetd", "resume"]
 
 BUDGET = "budget"
 """Dictionary key of the amplitude map."""
@@ -136,7 +138,7 @@ class GeneratorTrainer(Trainer):
             data_loader=train_data_loader,
             epoch_length=epoch_length,
             postprocessing=postprocessing,
-            train_handlers=train_handlers,
+            handlers=train_handlers,
             decollate=False,
         )
         self.generator, self.ensemble, self.optimizer, self.diversity = generator, ensemble, optimizer, diversity
@@ -176,3 +178,16 @@ class GeneratorTrainer(Trainer):
         self.optimizer.step()
         fooled = torch.stack([(z.argmax(1) != labels).float().mean() for z in logits]).mean()
         return {"loss": loss.item(), "fooled": fooled.item(), "similarity": similarity.mean().item()}
+
+
+def resume(trainer: Trainer, objects: Mapping[str, Any], folder: str | Path) -> None:
+    """Go on from the newest checkpoint ``generator_*.pt`` in a folder, if there is one.
+
+    Args:
+        trainer: the engine that will run.
+        objects: what ``CheckpointSaver`` saved, by the same names.
+        folder: where it saved.
+    """
+    found = sorted(Path(folder).glob("generator_*.pt"), key=lambda path: path.stat().st_mtime)
+    if found:
+        CheckpointLoader(str(found[-1]), dict(objects), map_location="cpu")(trainer)
