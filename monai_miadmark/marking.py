@@ -34,6 +34,9 @@ _FOOTPRINT = 2
 _POSITIONS = 9
 """Places of the logo that are tried on each slice."""
 
+_SEARCHED = 16
+"""Slices of a stack on which places are tried."""
+
 _OPACITIES = (0.7, 0.85, 1.0)
 """Opacities that are tried, as factors on the preset's."""
 
@@ -136,6 +139,8 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
     budget = visibility_map(clean, preset.visibility)
     budget = np.where(placed.footprint, np.maximum(budget, preset.footprint), budget)
     budget = np.where(region, np.minimum(budget, options.effective_region_budget), budget)
+    if (h, w) != (height, width):  # interpolation spreads a cell over its neighbors
+        region = _grow(region, 1)
     scales = _capped_scales(budget, region, options.effective_region_budget)
     fraction = marker.perturber(preset).perturb(placed.images, clean, cell_budget(scales, h, w), latent)
     field = quantize(np.ascontiguousarray(np.moveaxis(fraction, 1, 3), np.float32), scales)
@@ -196,16 +201,7 @@ def _place_logo(
     if alpha is None:
         _log.warning("the image is too small for a logo: only the perturbation is applied")
         return nothing
-    positions = np.full((slices, 2), -1, np.int32)
-    for n in range(slices):
-        free = _free_positions(clean[n].mean(0), region[n], alpha.shape)
-        if not free:
-            continue
-        if len(free) > 1:
-            candidates = np.stack([_blend(clean[n], alpha, at, preset.opacity) for at in free])
-            positions[n] = free[int(marker.critic.effect(candidates, clean[n : n + 1]).argmax())]
-        else:
-            positions[n] = free[0]
+    positions = _positions(marker.critic, clean, region, alpha, preset.opacity)
     if (positions[:, 0] < 0).any():
         _log.warning(
             "%d of %d slices have no room for the logo outside the region", (positions[:, 0] < 0).sum(), slices
@@ -243,7 +239,7 @@ def _drawing(options: ProtectOptions, preset: Preset, h: int, w: int) -> NDArray
 def _free_positions(
     gray: NDArray[np.float32], region: NDArray[np.bool_], size: tuple[int, ...]
 ) -> list[tuple[int, int]]:
-    """Up to ``_POSITIONS`` places whose box, footprint included, misses the region, those with most tissue first."""
+    """Places whose box, footprint included, misses the region, those with most tissue first."""
     h, w = gray.shape
     margin = _FOOTPRINT + 1
     rows = np.unique(np.linspace(0, h - size[0], 13).astype(int))
@@ -254,7 +250,7 @@ def _free_positions(
             box = np.s_[max(0, top - margin) : top + size[0] + margin, max(0, left - margin) : left + size[1] + margin]
             if not region[box].any():
                 found.append((-float(gray[box].mean()), int(top), int(left)))
-    return [(top, left) for _, top, left in sorted(found)[:_POSITIONS]]
+    return [(top, left) for _, top, left in sorted(found)]
 
 
 def _blend(

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from monai_miadmark.diversity import InputDiversity, gaussian_blur
 from monai_miadmark.generator import LATENT_SIZE, PerturbationGenerator
@@ -109,7 +110,9 @@ class GradientPerturber:
             shape = (len(images), 1, *images.shape[2:])
             first = (torch.rand(shape, generator=random_generator(latent, "start")).numpy() - 0.5).astype(np.float32)
         fields = []
-        for number, part in enumerate(_batches(len(images))):
+        parts = list(_batches(len(images)))
+        watched = tqdm(parts, desc="refine", unit="batch", leave=False, disable=True if len(parts) < 4 else None)
+        for number, part in enumerate(watched):
             rng = random_generator(latent, f"steps {number}")
             arrays = (_tensor(a[part], self.device) for a in (images, clean, budget, first))
             fields.append(self._attack(*arrays, rng).cpu().numpy())
