@@ -218,6 +218,34 @@ def _place_logo(
     return _Placement(logo, blended.astype(np.float32), footprint(logo, slices, h, w))
 
 
+def _positions(
+    critic: Critic,
+    clean: NDArray[np.float32],
+    region: NDArray[np.bool_],
+    alpha: NDArray[np.uint8],
+    opacity: float,
+) -> NDArray[np.int32]:
+    """Most misleading free place of the logo on each slice, ``(N, 2)``; a negative row where there is none.
+
+    In a long stack only some slices are searched. The others take over from the last one searched as long as their own
+    region allows it, which also keeps the logo from jumping about while a reader scrolls.
+    """
+    slices = len(clean)
+    every = -(-slices // _SEARCHED)
+    positions = np.full((slices, 2), -1, np.int32)
+    for n in range(slices):
+        free = _free_positions(clean[n].mean(0), region[n], alpha.shape)
+        last = (int(positions[n - 1, 0]), int(positions[n - 1, 1])) if n % every else None
+        if last in free:
+            positions[n] = last
+        elif len(free) > 1:
+            candidates = np.stack([_blend(clean[n], alpha, at, opacity) for at in free[:_POSITIONS]])
+            positions[n] = free[int(critic.effect(candidates, clean[n : n + 1]).argmax())]
+        elif free:
+            positions[n] = free[0]
+    return positions
+
+
 def _drawing(options: ProtectOptions, preset: Preset, h: int, w: int) -> NDArray[np.uint8] | None:
     """The logo's alpha at a size that gives its box the preset's share of the image; ``None`` if nothing fits."""
     if min(h, w) < 16:
