@@ -49,7 +49,9 @@ class Failure:
     def reason(self) -> str:
         """One line for a person. Errors that nobody foresaw are named only: their text could hold a patient's value."""
         if isinstance(self.error, MIADMarkError):
-            return f"{type(self.error).__name__}: {self.error}"
+            # The path stands in front already: what the error says of the name again is left out.
+            text = str(self.error).removeprefix(self.path.name).removeprefix(": ")
+            return f"{type(self.error).__name__}: {text}"
         if isinstance(self.error, OSError):
             where = self.error.filename2 or self.error.filename
             text = self.error.strerror or type(self.error).__name__

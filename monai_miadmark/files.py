@@ -186,8 +186,8 @@ def _sync_folder(folder: Path) -> None:
 
 def protected_name(path: Path) -> str:
     """Name that the protected form of a file will have, from its first bytes; unreadable files keep theirs."""
-    with contextlib.suppress(MIADMarkError, OSError, ValueError), open(path, "rb") as stream:
-        return carrier_for(stream.read(_HEAD_BYTES), path.name).output_name(path.name)
+    with contextlib.suppress(MIADMarkError, OSError, ValueError):
+        return carrier_for(_read(path, _HEAD_BYTES)[0], path.name).output_name(path.name)
     return path.name
 
 
@@ -344,14 +344,14 @@ def verify_file(path: Path, signer: Verifier | None = None) -> EnvelopeInfo:
     return pipeline.verify_bytes(source.data, envelope=source.envelope, signer=signer)
 
 
-def _read(path: Path) -> tuple[bytes, int]:
-    """Content and permission bits of a regular file."""
+def _read(path: Path, size: int = -1) -> tuple[bytes, int]:
+    """Content (or its first bytes) and permission bits of a regular file."""
     # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
     with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as stream:
         status = os.fstat(stream.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
-        return stream.read(), stat.S_IMODE(status.st_mode) & 0o777
+        return stream.read(size), stat.S_IMODE(status.st_mode) & 0o777
 
 
 def _check_free(path: Path, overwrite: bool) -> None:

@@ -1,0 +1,430 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``miadmark`` as a person uses it: what it says, its exit status, and what is on disk afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import doubles
+import numpy as np
+import pytest
+import samples
+from PIL import Image
+
+from monai_miadmark import cli
+from monai_miadmark.seal import inspect_envelope
+
+
+class Said(NamedTuple):
+    """What a run of the command gave."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Said]
+
+
+@pytest.fixture
+def miadmark(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run the command in ``tmp_path`` with noise instead of networks."""
+    marker = types.ModuleType("monai_miadmark.marker")
+    marker.load_marker = doubles.load_marker  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "monai_miadmark.marker", marker)
+    monkeypatch.delenv("MIADMARK_PASSPHRASE", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Said:
+        capsys.readouterr()
+        status = cli.main([str(a) for a in arguments])
+        said = capsys.readouterr()
+        assert all(line.startswith("miadmark: ") for line in said.err.splitlines()), said.err
+        return Said(status, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
+def keys(miadmark: Run) -> None:
+    """``alice`` and ``bob`` may receive, ``hospital`` signs."""
+    for arguments in (("alice",), ("bob", "--kem", "x25519"), ("hospital", "--sign")):
+        assert miadmark("keygen", *arguments).status == 0
+
+
+@pytest.fixture
+def protected(miadmark: Run, keys: None) -> Path:
+    """``p/ct.dcm``, protected for alice and signed."""
+    Path("ct.dcm").write_bytes(samples.ct())
+    said = miadmark("protect", "ct.dcm", "-o", "p", "-r", "alice.pub", "--signer", "hospital.key")
+    assert said.status == 0, said.err
+    return Path("p/ct.dcm").absolute()
+
+
+class TestKeygen:
+    def test_makes_two_files_and_never_overwrites(self, miadmark: Run, tmp_path: Path) -> None:
+        said = miadmark("keygen", "alice", "--dir", "keys")
+        assert said.status == 0 and said.out == ""
+        assert "alice.key" in said.err and "alice.pub" in said.err and "hybrid" in said.err
+        assert stat.S_IMODE(Path("keys/alice.key").stat().st_mode) == 0o600
+        before = samples.contents(tmp_path)
+        again = miadmark("keygen", "alice", "--dir", "keys")
+        assert again.status == 1 and "exists and is left as it is" in again.err
+        assert samples.contents(tmp_path) == before
+
+    def test_an_existing_public_file_blocks_the_private_one(self, miadmark: Run, tmp_path: Path) -> None:
+        Path("alice.pub").write_text("other")
+        assert miadmark("keygen", "alice").status == 1
+        assert samples.contents(tmp_path) == {"alice.pub": b"other"}
+
+    @pytest.mark.parametrize("arguments", [("--kem", "p256"), ("--sign",), ("--sign-with", "mldsa65")])
+    def test_kinds(self, miadmark: Run, arguments: tuple[str, ...]) -> None:
+        said = miadmark("keygen", "k", *arguments)
+        assert said.status == 0
+        assert {"--kem": "p256", "--sign": "ed25519", "--sign-with": "mldsa65"}[arguments[0]] in said.err
+
+    def test_passphrase(self, miadmark: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert miadmark("keygen", "k", "--passphrase").status == 2  # no terminal, no variable
+        monkeypatch.setenv("MIADMARK_PASSPHRASE", "correct horse")
+        assert miadmark("keygen", "k", "--kem", "x25519", "--passphrase").status == 0
+        assert b"ENCRYPTED" in Path("k.key").read_bytes()
+
+    def test_asks_twice_on_a_terminal(self, miadmark: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        answers = iter(["one", "two"])
+        monkeypatch.setattr("getpass.getpass", lambda prompt: next(answers))
+        monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(isatty=lambda: True))
+        said = miadmark("keygen", "k", "--passphrase")
+        assert said.status == 2 and "differ" in said.err
+        assert samples.contents(tmp_path) == {}
+
+    @pytest.mark.parametrize("name", ["../k", "a/b", "", ".."])
+    def test_names_are_no_paths(self, miadmark: Run, name: str) -> None:
+        said = miadmark("keygen", name)
+        assert said.status == 2 and "hint:" in said.err
+
+
+class TestRoundTrip:
+    @pytest.mark.parametrize("more", [(), ("--sidecar",), ("--style", "invisible"), ("--preset", "strong")])
+    def test_a_tree_comes_back(self, miadmark: Run, keys: None, tmp_path: Path, more: tuple[str, ...]) -> None:
+        made = samples.tree(tmp_path / "in")
+        said = miadmark("protect", "in", "-o", "p", "-r", "alice.pub", "-r", "bob.pub", *more)
+        assert said == (0, "", said.err) and "protected 5 files in" in said.err
+        assert samples.contents(tmp_path / "in") == made
+        images = {name for name in samples.contents(tmp_path / "p") if not name.endswith(".miadmark")}
+        assert images == {name.replace(".jpg", ".png") for name in made}
+        for who in ("alice", "bob"):
+            said = miadmark("remove", "p", "-o", f"r-{who}", "-i", f"{who}.key")
+            assert said == (0, "", said.err) and "restored 5 files in" in said.err
+            restored = samples.contents(tmp_path / f"r-{who}")
+            assert restored.keys() == made.keys()
+            assert all(samples.plain(n, restored[n]) == samples.plain(n, made[n]) for n in made)
+            assert restored["photo.jpg"] == made["photo.jpg"]
+
+    def test_by_passphrase(self, miadmark: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        Path("a.png").write_bytes(samples.png())
+        monkeypatch.setenv("MIADMARK_PASSPHRASE", "correct horse")
+        assert miadmark("protect", "a.png", "-o", "p", "--passphrase").status == 0
+        assert miadmark("remove", "p", "-o", "r", "--passphrase").status == 0
+        assert Path("r/a.png").read_bytes() == samples.png()
+        monkeypatch.setenv("MIADMARK_PASSPHRASE", "wrong")
+        said = miadmark("remove", "p", "-o", "r2", "--passphrase")
+        assert said.status == 1 and "WrongKeyError" in said.err and not Path("r2").exists()
+
+    def test_with_an_encrypted_key(self, miadmark: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        Path("a.png").write_bytes(samples.png())
+        monkeypatch.setenv("MIADMARK_PASSPHRASE", "correct horse")
+        assert miadmark("keygen", "k", "--passphrase").status == 0
+        assert miadmark("protect", "a.png", "-o", "p", "-r", "k.pub").status == 0
+        assert miadmark("remove", "p", "-o", "r", "-i", "k.key").status == 0
+        monkeypatch.setenv("MIADMARK_PASSPHRASE", "wrong")
+        assert miadmark("remove", "p", "-o", "r2", "-i", "k.key").status == 2
+
+    def test_mask_logo_and_budget(self, miadmark: Run, keys: None) -> None:
+        Path("a.png").write_bytes(samples.png())
+        mask = np.zeros((48, 40), np.uint8)
+        mask[5:25, 5:25] = 255
+        Image.fromarray(mask).save("mask.png")
+        Image.fromarray(255 - mask).save("logo.png")
+        for name, more in (("exact", ()), ("small", ("--region-budget", "0.01"))):
+            said = miadmark(
+                "protect", "a.png", "-o", name, "-r", "bob.pub", "--region", "mask.png", "--logo", "logo.png", *more
+            )
+            assert said.status == 0, said.err
+        with Image.open("exact/a.png") as exact:
+            assert (np.asarray(exact)[mask > 0] == samples.smooth()[mask > 0]).all()
+        with Image.open("small/a.png") as small:
+            difference = np.asarray(small).astype(int) - samples.smooth()
+        assert 0 < np.abs(difference[mask > 0]).max() <= 3
+        assert miadmark("remove", "small", "-o", "r", "-i", "bob.key").status == 0
+        assert Path("r/a.png").read_bytes() == samples.png()
+
+
+class TestRemoveFails:
+    """Exit status 1, an error by name, and no output."""
+
+    def refused(self, miadmark: Run, error: str, key: str = "alice.key", *more: str) -> Said:
+        said = miadmark("remove", "p", "-o", "r", "-i", key, *more)
+        assert said.status == 1 and said.out == ""
+        assert f"p/ct.dcm: {error}: " in said.err and "restored 0 files, 1 failed in" in said.err
+        assert not Path("r").exists()
+        return said
+
+    def test_wrong_key(self, miadmark: Run, protected: Path) -> None:
+        self.refused(miadmark, "WrongKeyError", "bob.key")
+
+    def test_unknown_signer(self, miadmark: Run, protected: Path) -> None:
+        miadmark("keygen", "other", "--sign")
+        self.refused(miadmark, "SignatureError", "alice.key", "--require-signer", "other.pub")
+
+    def test_demanded_signer(self, miadmark: Run, protected: Path) -> None:
+        assert miadmark("remove", "p", "-o", "r", "-i", "alice.key", "--require-signer", "hospital.pub").status == 0
+
+    def test_flipped_bit_in_the_record(self, miadmark: Run, protected: Path) -> None:
+        data = bytearray(protected.read_bytes())
+        start = data.index(b"MIADMARK")
+        length = inspect_envelope(self.envelope(bytes(data))).envelope_bytes
+        for offset in np.random.default_rng(0).integers(8, length, 12):
+            changed = data.copy()
+            changed[start + int(offset)] ^= 1 << int(offset % 8)
+            protected.write_bytes(changed)
+            self.refused(miadmark, "TamperedError")
+
+    def envelope(self, data: bytes) -> bytes:
+        from monai_miadmark.formats import carrier_for
+
+        held = carrier_for(data, "").open_protected(data).envelope
+        assert held is not None
+        assert held in data
+        return held
+
+    def test_flipped_bit_in_the_pixels(self, miadmark: Run, protected: Path) -> None:
+        from monai_miadmark.formats import carrier_for
+
+        data = bytearray(protected.read_bytes())
+        values = carrier_for(bytes(data), "").open_protected(bytes(data)).values
+        start = data.index(values.astype("<i2").tobytes())
+        for offset in (0, 16_001, 32_767):
+            changed = data.copy()
+            changed[start + offset] ^= 1
+            protected.write_bytes(changed)
+            self.refused(miadmark, "TamperedError")
+
+    def test_truncated(self, miadmark: Run, protected: Path) -> None:
+        data = protected.read_bytes()
+        for size in (len(data) // 4, len(data) // 2, len(data) - 1000):
+            protected.write_bytes(data[:size])
+            self.refused(miadmark, "TamperedError")
+
+    def test_stripped(self, miadmark: Run, protected: Path) -> None:
+        protected.write_bytes(samples.ct())
+        self.refused(miadmark, "NotProtectedError")
+
+    def test_the_others_are_done(self, miadmark: Run, protected: Path, tmp_path: Path) -> None:
+        Path("p/broken.dcm").write_bytes(protected.read_bytes()[:20_000])
+        Path("p/empty.dcm").touch()
+        Path("p/notes.txt").write_text("no image")
+        said = miadmark("remove", "p", "-o", "r", "-i", "alice.key")
+        assert said.status == 1 and "restored 1 file, 3 failed" in said.err
+        for name, error in (
+            ("broken.dcm", "TamperedError"),
+            ("empty.dcm", "UnsupportedImageError"),
+            ("notes.txt", "UnsupportedImageError"),
+        ):
+            assert f"p/{name}: {error}: " in said.err
+        assert samples.contents(tmp_path / "r") == {"ct.dcm": samples.ct()}
+
+
+class TestOutputs:
+    def test_existing_ones_are_refused(self, miadmark: Run, protected: Path) -> None:
+        before = protected.read_bytes()
+        said = miadmark("protect", "ct.dcm", "-o", "p", "-r", "alice.pub")
+        assert said.status == 1 and "--overwrite replaces it" in said.err
+        assert protected.read_bytes() == before
+        assert miadmark("protect", "ct.dcm", "-o", "p", "-r", "alice.pub", "--overwrite").status == 0
+        assert protected.read_bytes() != before
+
+    def test_the_input_is_refused(self, miadmark: Run, protected: Path) -> None:
+        for arguments in (("p", "-o", "p"), ("p/ct.dcm", "-o", "p")):
+            said = miadmark("remove", *arguments, "-i", "alice.key", "--overwrite")
+            assert said.status == 2 and "input" in said.err
+
+    def test_sources_that_meet_are_refused_by_name(self, miadmark: Run, keys: None, tmp_path: Path) -> None:
+        Path("in").mkdir()
+        Path("in/a.jpg").write_bytes(samples.jpeg())
+        Path("in/a.png").write_bytes(samples.png())
+        said = miadmark("protect", "in", "-o", "p", "-r", "alice.pub")
+        assert said.status == 2 and "in/a.jpg and in/a.png would both become p/a.png" in said.err
+        assert not Path("p").exists()
+
+    def test_a_full_disk_leaves_nothing(
+        self, miadmark: Run, protected: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        def fail(*arguments: object, **more: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "link", fail)
+        said = miadmark("remove", "p", "-o", "r", "-i", "alice.key")
+        assert said.status == 1 and "No space left on device" in said.err
+        assert samples.contents(tmp_path / "r") == {}
+
+
+class TestInspectAndVerify:
+    def test_inspect(self, miadmark: Run, protected: Path) -> None:
+        told = json.loads(miadmark("inspect", "p/ct.dcm", "--json").out)
+        assert [r["kind"] for r in told["recipients"]] == ["hybrid"]
+        assert told["signer"]["kind"] == "ed25519"
+        said = miadmark("inspect", "p/ct.dcm")
+        assert said.status == 0 and "recipients: hybrid " in said.out and "signer: ed25519 " in said.out
+
+    def test_verify(self, miadmark: Run, protected: Path) -> None:
+        assert json.loads(miadmark("verify", "p/ct.dcm", "--json").out)["verified"] is True
+        assert miadmark("verify", "p/ct.dcm", "--signer", "hospital.pub").status == 0
+        miadmark("keygen", "other", "--sign")
+        said = miadmark("verify", "p/ct.dcm", "--signer", "other.pub")
+        assert said.status == 1 and "SignatureError" in said.err
+
+    def test_a_sidecar_is_found(self, miadmark: Run, keys: None) -> None:
+        Path("a.png").write_bytes(samples.png())
+        assert miadmark("protect", "a.png", "-o", "p", "-r", "bob.pub", "--sidecar").status == 0
+        assert Path("p/a.png.miadmark").is_file()
+        assert miadmark("verify", "p/a.png").status == 0
+        Path("p/a.png.miadmark").unlink()
+        said = miadmark("verify", "p/a.png", "--json")
+        assert said.status == 1 and json.loads(said.out)["error"] == "NotProtectedError"
+
+    @pytest.mark.parametrize("verb", ["inspect", "verify"])
+    def test_what_is_not_protected(self, miadmark: Run, verb: str) -> None:
+        Path("ct.dcm").write_bytes(samples.ct())
+        said = miadmark(verb, "ct.dcm")
+        assert said.status == 1 and "ct.dcm: NotProtectedError: " in said.err
+        assert miadmark(verb, "absent.dcm").status == 1
+
+
+class TestGrantAndRevoke:
+    @pytest.mark.parametrize("more", [(), ("--sidecar",)])
+    def test_without_the_original(self, miadmark: Run, keys: None, tmp_path: Path, more: tuple[str, ...]) -> None:
+        made = samples.tree(tmp_path / "in")
+        miadmark("protect", "in", "-o", "p", "-r", "alice.pub", *more)
+        said = miadmark("grant", "p", "-o", "g", "-i", "alice.key", "-r", "bob.pub")
+        assert said.status == 0 and "granted 5 files" in said.err
+        assert miadmark("remove", "g", "-o", "r1", "-i", "bob.key").status == 0
+        assert Path("r1/ct.dcm").read_bytes() == made["ct.dcm"]
+        said = miadmark("revoke", "g", "-o", "v", "-i", "bob.key", "-r", "alice.pub")
+        assert said.status == 0 and "revoked 5 files" in said.err
+        said = miadmark("remove", "v", "-o", "r2", "-i", "alice.key")
+        assert said.status == 1 and said.err.count("WrongKeyError") == 5
+        assert miadmark("remove", "v", "-o", "r3", "-i", "bob.key").status == 0
+        assert samples.contents(tmp_path / "r3").keys() == made.keys()
+
+    def test_a_passphrase_is_revoked_by_its_id(
+        self, miadmark: Run, keys: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Path("a.png").write_bytes(samples.png())
+        monkeypatch.setenv("MIADMARK_PASSPHRASE", "correct horse")
+        miadmark("protect", "a.png", "-o", "p", "-r", "bob.pub", "--passphrase")
+        told = json.loads(miadmark("inspect", "p/a.png", "--json").out)["recipients"]
+        (identifier,) = (r["key_id"] for r in told if r["kind"] == "passphrase")
+        assert miadmark("revoke", "p", "-o", "v", "-i", "bob.key", "--id", identifier).status == 0
+        assert miadmark("remove", "v", "-o", "r", "--passphrase").status == 1
+        assert miadmark("remove", "v", "-o", "r", "-i", "bob.key").status == 0
+
+    def test_the_last_recipient_stays(self, miadmark: Run, protected: Path) -> None:
+        said = miadmark("revoke", "p", "-o", "v", "-i", "alice.key", "-r", "alice.pub")
+        assert said.status == 1 and not Path("v").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("sing",),
+        ("protect", "ct.dcm", "-r", "alice.pub"),
+        ("protect", "ct.dcm", "-o", "p"),
+        ("protect", "ct.dcm", "-o", "p", "-r", "absent.pub"),
+        ("protect", "ct.dcm", "-o", "p", "-r", "alice.key"),
+        ("protect", "ct.dcm", "-o", "p", "-r", "hospital.pub"),
+        ("protect", "ct.dcm", "-o", "p", "-r", "ct.dcm"),
+        ("protect", "ct.dcm", "-o", "p", "-r", "alice.pub", "--preset", "maximal"),
+        ("protect", "ct.dcm", "-o", "p", "-r", "alice.pub", "--region", "absent.png"),
+        ("protect", "ct.dcm", "-o", "p", "-r", "alice.pub", "--region-budget", "1.5"),
+        ("protect", "ct.dcm", "-o", "p", "-r", "alice.pub", "--region-budget", "nan"),
+        ("protect", "ct.dcm", "-o", "p", "-r", "alice.pub", "--style", "invisible", "--text", "X"),
+        ("protect", "ct.dcm", "-o", "p", "-r", "alice.pub", "--logo", "alice.pub"),
+        ("protect", "ct.dcm", "-o", "ct.dcm", "-r", "alice.pub"),
+        ("protect", "ct.dcm", "-o", "p", "-r", "alice.pub", "--signer", "alice.key"),
+        ("protect", "empty", "-o", "p", "-r", "alice.pub"),
+        ("remove", "ct.dcm", "-o", "r"),
+        ("remove", "ct.dcm", "-o", "r", "-i", "alice.pub"),
+        ("remove", "ct.dcm", "-o", "r", "-i", "alice.key", "--require-signer", "alice.pub"),
+        ("grant", "ct.dcm", "-o", "g", "-i", "alice.key"),
+        ("revoke", "ct.dcm", "-o", "g", "-i", "alice.key", "--id", "abc"),
+        ("keygen", "k", "--kem", "rsa"),
+        ("keygen", "k", "--kem", "x25519", "--sign"),
+    ],
+)
+def test_wrong_usage(miadmark: Run, keys: None, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """Exit status 2, a hint, and nothing written."""
+    Path("ct.dcm").write_bytes(samples.ct())
+    Path("empty").mkdir()
+    before = samples.contents(tmp_path)
+    said = miadmark(*arguments)
+    assert said.status == 2 and said.out == ""
+    assert said.err.splitlines()[-1].startswith("miadmark: hint: ")
+    assert samples.contents(tmp_path) == before
+
+
+def test_file_names_cannot_write_to_the_terminal(miadmark: Run, keys: None) -> None:
+    Path("in").mkdir()
+    Path("in/\x1b[31mred").write_text("no image")
+    said = miadmark("protect", "in", "-o", "p", "-r", "alice.pub")
+    assert said.status == 1 and "\x1b" not in said.err
+
+
+def test_removing_imports_no_torch(protected: Path, tmp_path: Path) -> None:
+    """In a process of its own, as the console script does it."""
+    code = """
+import sys
+from monai_miadmark.cli import main
+status = main(sys.argv[1:])
+print(status, [name for name in ("torch", "monai", "ignite") if name in sys.modules])
+"""
+    command = [sys.executable, "-c", code, "remove", "p/ct.dcm", "-o", "r", "-i", "alice.key"]
+    paths = os.pathsep.join([str(Path(cli.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    result = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": paths}
+    )
+    assert result.stdout == "0 []\n", result.stderr
+    assert "%" not in result.stderr  # no progress bar where there is no terminal
+    assert (tmp_path / "r" / "ct.dcm").read_bytes() == samples.ct()
+
+
+def _weights() -> bool:
+    """Whether the bundle has its weights, without importing torch."""
+    spec = find_spec("monai_miadmark")
+    assert spec is not None and spec.origin is not None
+    package = Path(spec.origin).parent
+    places = (package / "bundle", package.parent / "bundles" / "miadmark")
+    return any((place / "models" / "SHA256SUMS").is_file() for place in places)
+
+
+@pytest.mark.skipif(not _weights(), reason="the bundle's weights are not there")
+def test_the_default_marker(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("ct.dcm").write_bytes(samples.ct())
+    assert cli.main(["keygen", "k"]) == 0
+    assert cli.main(["protect", "ct.dcm", "-o", "p", "-r", "k.pub", "--preset", "subtle"]) == 0
+    assert cli.main(["remove", "p", "-o", "r", "-i", "k.key"]) == 0
+    assert Path("r/ct.dcm").read_bytes() == samples.ct()
+    assert Path("p/ct.dcm").read_bytes() != samples.ct()
