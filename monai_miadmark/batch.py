@@ -54,7 +54,7 @@ class Failure:
             return f"{type(self.error).__name__}: {text}"
         if isinstance(self.error, OSError):
             where = self.error.filename2 or self.error.filename
-            text = self.error.strerror or type(self.error).__name__
+            text = self.error.strerror or str(self.error) or type(self.error).__name__
             return text if where is None or Path(str(where)) == self.path else f"{text}: {where}"
         if isinstance(self.error, ValueError):
             return str(self.error)

@@ -104,14 +104,17 @@ def _protect(options: Namespace) -> int:
     signer = None if options.signer is None else _unlock(options.signer, keys.load_signer)
     choices, mask = _protect_options(options)
     planned = _plan(options, files.protected_name)
-    marker = None
+    if not planned.jobs:
+        return _run(planned, lambda job: job.source, "protected")
+    try:
+        from monai_miadmark.marker import load_marker  # torch: only where images are going to be marked
+
+        marker = load_marker()
+    except (OSError, ValueError) as error:
+        _say(f"the marker cannot be loaded: {_shown(error)}")
+        return _FAILED
 
     def work(job: batch.Job) -> Path:
-        nonlocal marker
-        if marker is None:
-            from monai_miadmark.marker import load_marker  # torch: only where an image is going to be marked
-
-            marker = load_marker()
         return files.protect_file(
             job.source,
             job.folder,

@@ -383,6 +383,19 @@ def test_wrong_usage(miadmark: Run, keys: None, tmp_path: Path, arguments: tuple
     assert samples.contents(tmp_path) == before
 
 
+def test_a_marker_that_cannot_be_loaded_is_said_once(
+    miadmark: Run, keys: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail() -> None:
+        raise FileNotFoundError("the miadmark bundle is not installed with the package")
+
+    monkeypatch.setattr(sys.modules["monai_miadmark.marker"], "load_marker", fail)
+    samples.tree(tmp_path / "in")
+    said = miadmark("protect", "in", "-o", "p", "-r", "alice.pub")
+    assert said.status == 1 and said.err.count("bundle is not installed") == 1
+    assert not Path("p").exists()
+
+
 def test_file_names_cannot_write_to_the_terminal(miadmark: Run, keys: None) -> None:
     Path("in").mkdir()
     Path("in/\x1b[31mred").write_text("no image")
