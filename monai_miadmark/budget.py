@@ -73,7 +73,8 @@ def block_scales(budget: NDArray[np.float64]) -> NDArray[np.uint8]:
     height, width = budget.shape[1:]
     padded = np.pad(budget, ((0, 0), (0, -height % BLOCK), (0, -width % BLOCK)), mode="edge")
     blocks = padded.reshape(len(budget), padded.shape[1] // BLOCK, BLOCK, padded.shape[2] // BLOCK, BLOCK).mean((2, 4))
-    return np.minimum(np.floor(blocks * UNITS + 1e-9), MAX_SCALE).astype(np.uint8)
+    scales: NDArray[np.uint8] = np.minimum(np.floor(blocks * UNITS + 1e-9), MAX_SCALE).astype(np.uint8)
+    return scales
 
 
 def cell_budget(scales: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:

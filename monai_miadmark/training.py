@@ -173,7 +173,7 @@ class GeneratorTrainer(Trainer):
         weighted = (field * budget).flatten(1)
         similarity = F.cosine_similarity(weighted[0::2], weighted[1::2], dim=1)
         loss = effect + 2 * (similarity - self.max_similarity).clamp_min(0).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.generator.parameters(), 1.0)
         self.optimizer.step()
         fooled = torch.stack([(z.argmax(1) != labels).float().mean() for z in logits]).mean()

@@ -163,6 +163,19 @@ def _record(data_set: Dataset) -> tuple[bytes, int, int] | None:
     return found
 
 
+def _check_end(data_set: Dataset, data: bytes) -> None:
+    """Refuse a protected file whose last element is not whole, or that goes on after it.
+
+    pydicom takes a value that is cut short, and a cut element header, without a word.
+    """
+    last = data_set.get_item(max(data_set.keys()))
+    start, length, value = (getattr(last, name, None) for name in ("value_tell", "length", "value"))
+    if not isinstance(value, bytes) or not isinstance(start, int) or length == _UNDEFINED_LENGTH:
+        return
+    if len(value) != length or start + len(value) != len(data):
+        raise TamperedError("the DICOM file is truncated, or something was appended to it")
+
+
 class DicomCarrier:
     """Uncompressed DICOM files of 8 or 16 bits, monochrome or RGB, single and multi-frame."""
 
@@ -240,6 +253,8 @@ class DicomCarrier:
         try:
             found = _record(data_set)
             marked = found is not None
+            if marked:
+                _check_end(data_set, data)
             parsed = _locate(data_set, data)
             values = parsed.layout.decode(memoryview(data)[parsed.start : parsed.end])
             return ProtectedFile(values, unpack_block(found[0]) if found else None, marked)

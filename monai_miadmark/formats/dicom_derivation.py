@@ -28,6 +28,8 @@ _DESCRIPTION = (
     "authorized recipients can restore the original object"
 )
 _SIGNATURES = (0xFFFAFFFA, 0x4FFE0001)
+_TRAILING_PADDING = 0xFFFCFFFC
+"""Means nothing, and where it is the last element a cut inside the file's end would go unnoticed."""
 # An icon is a small copy of the unprotected image; the series extrema no longer hold.
 _OUTDATED = ("IconImageSequence", "SmallestPixelValueInSeries", "LargestPixelValueInSeries")
 _CODE_ADDITION = ("113042", "Pixel by pixel addition")
@@ -69,7 +71,7 @@ def declare_derived(data_set: Dataset, file_digest: bytes, values: NDArray[Any])
     _declare_series(data_set)
     _declare_equipment(data_set)
     _update_extrema(data_set, values)
-    for tag in _SIGNATURES:
+    for tag in (*_SIGNATURES, _TRAILING_PADDING):
         if tag in data_set:
             del data_set[tag]
     for keyword in _OUTDATED:
