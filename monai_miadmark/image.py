@@ -93,11 +93,12 @@ def displayed(values: NDArray[Any], window: Window, padding: tuple[int, int] | N
 
     Padding and samples that are not finite are black.
     """
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         shown = np.clip((values.astype(np.float32) - np.float32(window.low)) / np.float32(window.width), 0, 1)
     if window.inverted:
         shown = 1 - shown
-    shown[~np.isfinite(shown)] = 0
+    # Infinities would pass for black or white, and a window wider than float32 can tell gives NaN.
+    shown[~(np.isfinite(values) & np.isfinite(shown))] = 0
     if padding is not None:
         shown[(values >= padding[0]) & (values <= padding[1])] = 0
     result: NDArray[np.float32] = shown.astype(np.float32, copy=False)
