@@ -52,9 +52,11 @@ def mask_on_grid(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np
         return mask
     rows = np.arange(mask.shape[1]) * height // mask.shape[1]
     columns = np.arange(mask.shape[2]) * width // mask.shape[2]
+    # Every cell has at least one row and column of samples: where a cell's begin, the last one's end.
+    firsts = np.searchsorted(rows, np.arange(height)), np.searchsorted(columns, np.arange(width))
     cells = np.zeros((len(mask), height + 2, width + 2), bool)
-    where = np.nonzero(mask)
-    cells[where[0], rows[where[1]] + 1, columns[where[2]] + 1] = True
+    for plane, full in zip(cells, mask, strict=True):  # no coordinates: eight bytes each would dwarf the mask
+        plane[1:-1, 1:-1] = np.logical_or.reduceat(np.logical_or.reduceat(full, firsts[0], 0), firsts[1], 1)
     grown = np.zeros_like(cells)
     for down in (-1, 0, 1):
         for right in (-1, 0, 1):
