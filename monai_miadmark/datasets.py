@@ -40,10 +40,15 @@ def dataset_root() -> Path:
 
 
 def class_names(dataset: str, root: str | os.PathLike[str] | None = None) -> list[str]:
-    """Class names of ``dataset`` in label order (sorted by name)."""
-    return sorted(
-        p.name for p in ((Path(root) if root else dataset_root()) / dataset / "train").iterdir() if p.is_dir()
-    )
+    """Class names of ``dataset`` in label order (sorted by name).
+
+    Raises:
+        FileNotFoundError: there is no such data set.
+    """
+    train = (Path(root) if root else dataset_root()) / dataset / "train"
+    if not train.is_dir():
+        raise FileNotFoundError(f"there is no data set {dataset!r}: {train} is not a folder")
+    return sorted(path.name for path in train.iterdir() if path.is_dir())
 
 
 def data_list(

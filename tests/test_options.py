@@ -1,0 +1,67 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a custodian may ask for, and what is refused at once."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from monai_miadmark.logo import MAX_OPACITY
+from monai_miadmark.options import PRESETS, ProtectOptions
+
+MASK = np.zeros((4, 5), bool)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"preset": "extreme"}, "preset must be one of subtle, standard, strong, not 'extreme'"),
+        ({"style": "loud"}, "style must be visible or invisible, not 'loud'"),
+        ({"region": "box"}, "region must be auto, none or a mask, not 'box'"),
+        ({"region": MASK.astype(np.uint8)}, "a region mask is bool"),
+        ({"region": MASK[0]}, "a region mask is bool"),
+        ({"region": MASK[None, None]}, "a region mask is bool"),
+        ({"region_budget": -0.1}, "fraction of the window"),
+        ({"region_budget": 1.1}, "fraction of the window"),
+        ({"region_budget": float("nan")}, "fraction of the window"),
+        ({"text": "  "}, "needs a text or a logo"),
+    ],
+)
+def test_what_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ProtectOptions(**arguments)
+
+
+def test_no_text_is_needed_where_none_is_shown() -> None:
+    ProtectOptions(style="invisible", text="")
+    ProtectOptions(logo=Path("logo.png"), text="")
+
+
+@pytest.mark.parametrize(
+    ("region", "budget", "effective"),
+    [
+        ("auto", None, 3 / 255),
+        ("none", None, 3 / 255),
+        (MASK, None, 0),
+        (MASK[None], 0.02, 0.02),
+        ("auto", 0, 0),
+        ("auto", 1, 1),
+    ],
+)
+def test_region_budget(region: Any, budget: float | None, effective: float) -> None:
+    assert ProtectOptions(region=region, region_budget=budget).effective_region_budget == effective
+
+
+def test_presets_grow_in_strength() -> None:
+    order = [PRESETS[name] for name in ("subtle", "standard", "strong")]
+    assert set(PRESETS) == {"subtle", "standard", "strong"}
+    for weak, strong in itertools.pairwise(order):
+        assert weak.visibility.gain < strong.visibility.gain and weak.steps < strong.steps
+        assert weak.opacity < strong.opacity and weak.footprint < strong.footprint
+    assert all(256 * preset.opacity <= MAX_OPACITY for preset in order)
+    assert ProtectOptions().preset == "standard"
