@@ -128,7 +128,7 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
         The mark in stored units, ready for :func:`monai_miadmark.exact.apply_mark`.
 
     Raises:
-        ValueError: a region mask that does not fit the image.
+        ValueError: a region mask that does not fit the image, or a perturber that gives no field.
     """
     preset = PRESETS[options.preset]
     slices, height, width, _ = image.values.shape
@@ -143,7 +143,7 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
         region = _grow(region, 1)
     scales = _capped_scales(budget, region, options.effective_region_budget)
     fraction = marker.perturber(preset).perturb(placed.images, clean, cell_budget(scales, h, w), latent)
-    field = quantize(np.ascontiguousarray(np.moveaxis(fraction, 1, 3), np.float32), scales)
+    field = quantize(np.ascontiguousarray(np.moveaxis(_checked(fraction, (slices, 1, h, w)), 1, 3)), scales)
     if image.window.inverted:  # bright is small here: what the networks add, the stored values lose
         field = type(field)(-field.levels, field.scales)
     step, exponent = step_for(image.window, image.values.dtype)
@@ -153,6 +153,15 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
 def footprint(logo: Logo, slices: int, h: int, w: int) -> NDArray[np.bool_]:
     """Cells that share a logo's larger budget: its ink and two cells around it, ``(N, h, w)``."""
     return _grow(np.stack([logo.coverage(n, h, w) > 0 for n in range(slices)]), _FOOTPRINT)
+
+
+def _checked(fraction: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """What a perturber gave, clipped; nothing is known of it, and the budget must hold whatever it is."""
+    field = np.asarray(fraction)
+    if field.shape != shape or field.dtype.kind not in "fiub" or np.isnan(field).any():
+        found = "NaN" if field.shape == shape and field.dtype.kind == "f" else f"{field.dtype} {field.shape}"
+        raise ValueError(f"the perturber gave {found} instead of a field of shape {shape}")
+    return np.clip(field, -1, 1).astype(np.float32, copy=False)
 
 
 def _region(
@@ -250,18 +259,12 @@ def _drawing(options: ProtectOptions, preset: Preset, h: int, w: int) -> NDArray
     """The logo's alpha at a size that gives its box the preset's share of the image; ``None`` if nothing fits."""
     if min(h, w) < 16:
         return None
-    if options.logo is None:
-        probe = render_text(options.text, 32)
-    else:
-        probe = load_logo(options.logo, 256)
+    probe = render_text(options.text, 128) if options.logo is None else load_logo(options.logo, 256)
     aspect = probe.shape[1] / probe.shape[0]
     tall = min(np.sqrt(preset.logo_area * h * w / aspect), 0.5 * h, 0.9 * w / aspect)
     size = (max(1, round(tall)), max(1, round(tall * aspect)))
-    if options.logo is None:
-        drawn = render_text(options.text, size[0])
-    else:
-        drawn = np.asarray(Image.fromarray(probe).resize((size[1], size[0]), Image.Resampling.BOX))
-    return drawn if drawn.shape[0] <= h and drawn.shape[1] <= w and drawn.any() else None
+    drawn = np.asarray(Image.fromarray(probe).resize((size[1], size[0]), Image.Resampling.BOX))
+    return drawn if drawn.any() else None
 
 
 def _free_positions(
