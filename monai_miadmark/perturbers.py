@@ -45,7 +45,8 @@ class GeneratorPerturber:
 
     def __init__(self, generator: PerturbationGenerator, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        self.generator = generator.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.generator = generator.to(self.device).eval().requires_grad_(False)
+        self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(device={str(self.device)!r})"
@@ -53,7 +54,7 @@ class GeneratorPerturber:
     def perturb(
         self, images: NDArray[np.float32], clean: NDArray[np.float32], budget: NDArray[np.float32], latent: bytes
     ) -> NDArray[np.float32]:
-        """See :class:`monai_miadmark.pipeline.Perturber`."""
+        """See :class:`monai_miadmark.marking.Perturber`."""
         latents = latent_tensor(latent, len(images))
         fields = []
         with torch.inference_mode():
@@ -100,10 +101,12 @@ class GradientPerturber:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(steps={self.steps}, start={self.start!r}, device={str(self.device)!r})"
 
+    @torch.inference_mode(False)  # protection may run inside a caller's evaluation, and needs gradients there too
+    @torch.enable_grad()
     def perturb(
         self, images: NDArray[np.float32], clean: NDArray[np.float32], budget: NDArray[np.float32], latent: bytes
     ) -> NDArray[np.float32]:
-        """See :class:`monai_miadmark.pipeline.Perturber`."""
+        """See :class:`monai_miadmark.marking.Perturber`."""
         if self.start is not None:
             first = self.start.perturb(images, clean, budget, latent)
         else:
@@ -114,8 +117,8 @@ class GradientPerturber:
         watched = tqdm(parts, desc="refine", unit="batch", leave=False, disable=True if len(parts) < 4 else None)
         for number, part in enumerate(watched):
             rng = random_generator(latent, f"steps {number}")
-            arrays = (_tensor(a[part], self.device) for a in (images, clean, budget, first))
-            fields.append(self._attack(*arrays, rng).cpu().numpy())
+            marked, plain, allowed, field = (_tensor(a[part], self.device) for a in (images, clean, budget, first))
+            fields.append(self._attack(marked, plain, allowed, field, rng).cpu().numpy())
         return np.concatenate(fields)
 
     def _attack(self, images: Tensor, clean: Tensor, budget: Tensor, field: Tensor, rng: torch.Generator) -> Tensor:
@@ -155,6 +158,8 @@ class EnsembleCritic:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(members={len(self.ensemble.members)}, device={str(self.device)!r})"
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def saliency(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Smoothed gradient-times-image of the consensus class, ``(N, h, w)``, summing to 1 on each slice."""
         maps = []

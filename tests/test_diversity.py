@@ -1,0 +1,82 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""Random preprocessing in front of the surrogates."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from monai_miadmark.diversity import InputDiversity, gaussian_blur
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+IMAGES = torch.rand((2, 3, 33, 21), generator=seeded(0))
+
+
+class TestInputDiversity:
+    @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (33, 21)])
+    def test_range_and_any_size(self, size: tuple[int, int]) -> None:
+        images = torch.rand((2, 1, *size), generator=seeded(1))
+        for seed in range(20):
+            changed = InputDiversity(blur=0.5)(images, seeded(seed))
+            assert changed.shape[:2] == (2, 1) and min(changed.shape[2:]) >= 1
+            assert changed.isfinite().all() and changed.min() >= 0 and changed.max() <= 1
+
+    def test_all_randomness_comes_from_the_generator(self) -> None:
+        state = torch.get_rng_state()
+        diversity = InputDiversity(blur=0.5)
+        drawn = [diversity(IMAGES, seeded(seed)) for seed in range(12)]
+        for seed, first in enumerate(drawn):
+            assert torch.equal(first, diversity(IMAGES, seeded(seed)))
+        assert len({tuple(d.shape) for d in drawn}) > 3
+        assert torch.equal(state, torch.get_rng_state())
+
+    def test_sizes_stay_within_scale_and_crop(self) -> None:
+        diversity = InputDiversity(scale=(0.5, 2), crop=0.2, chance=1)
+        for seed in range(30):
+            height, width = diversity(IMAGES, seeded(seed)).shape[2:]
+            assert 0.5 * 0.8 * 33 - 1 <= height <= 67 and 0.5 * 0.8 * 21 - 1 <= width <= 43
+
+    def test_chance(self) -> None:
+        assert all(InputDiversity(chance=0)(IMAGES, seeded(s)) is IMAGES for s in range(10))
+        assert all(InputDiversity(chance=1)(IMAGES, seeded(s)) is not IMAGES for s in range(10))
+
+    def test_nothing_to_draw_changes_nothing(self) -> None:
+        plain = InputDiversity(scale=(1, 1), crop=0, blur=0, gamma=1, noise=0, chance=1)
+        torch.testing.assert_close(plain(IMAGES, seeded(3)), IMAGES.clamp_min(1e-3))
+
+    def test_gradients_pass_and_the_images_stay(self) -> None:
+        before = IMAGES.clone()
+        for seed in range(8):
+            images = IMAGES.clone().requires_grad_()
+            InputDiversity(chance=1, blur=1)(images, seeded(seed)).sum().backward()
+            assert images.grad is not None and images.grad.isfinite().all() and images.grad.any()
+        assert torch.equal(before, IMAGES)
+
+
+class TestGaussianBlur:
+    @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 40), (33, 21)])
+    @pytest.mark.parametrize("sigma", [0.01, 0.5, 1.5, 8])
+    def test_keeps_constants_at_any_size(self, size: tuple[int, int], sigma: float) -> None:
+        constant = torch.full((2, 3, *size), 0.7)
+        torch.testing.assert_close(gaussian_blur(constant, sigma), constant)
+
+    def test_of_a_point_is_the_kernel(self) -> None:
+        point = torch.zeros(1, 1, 21, 21)
+        point[..., 10, 10] = 1
+        blurred = gaussian_blur(point, 2.0)[0, 0]
+        at = torch.arange(-6, 7)
+        kernel = torch.exp(-(at**2) / 8.0)
+        kernel = kernel / kernel.sum()
+        torch.testing.assert_close(blurred[4:17, 4:17], kernel[:, None] * kernel[None])
+        assert not blurred[:4].any() and not blurred[:, 17:].any()
+
+    def test_channels_do_not_mix(self) -> None:
+        images = torch.zeros(1, 2, 9, 9)
+        images[:, 0] = 1
+        blurred = gaussian_blur(images, 1.0)
+        torch.testing.assert_close(blurred, images)

@@ -1,0 +1,240 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""Perturbers and the critic on tiny random networks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from networks import ensemble, flat_budget, generator, pictures
+
+from monai_miadmark import perturbers
+from monai_miadmark.diversity import InputDiversity
+from monai_miadmark.generator import LATENT_SIZE
+from monai_miadmark.marking import Critic, Perturber
+from monai_miadmark.perturbers import (
+    EnsembleCritic,
+    GeneratorPerturber,
+    GradientPerturber,
+    latent_tensor,
+    random_generator,
+)
+from monai_miadmark.surrogates import SurrogateEnsemble
+
+LATENT, OTHER = b"a" * 32, b"b" * 32
+
+
+def by_generator() -> GeneratorPerturber:
+    return GeneratorPerturber(generator())
+
+
+def by_gradient(**more: Any) -> GradientPerturber:
+    return GradientPerturber(ensemble(), **{"steps": 3, **more})
+
+
+def by_both() -> GradientPerturber:
+    return by_gradient(start=by_generator())
+
+
+MAKERS = [by_generator, by_gradient, by_both]
+
+
+@pytest.fixture(params=MAKERS, ids=lambda make: make.__name__)
+def perturber(request: pytest.FixtureRequest) -> Perturber:
+    made: Perturber = request.param()
+    return made
+
+
+def effect(fields: np.ndarray, images: np.ndarray, budget: np.ndarray, group: SurrogateEnsemble) -> float:
+    """How far fields mislead an ensemble, as they will be stored: at five levels."""
+    marked = np.clip(images + np.round(fields * 2) / 2 * budget, 0, 1)
+    return float(EnsembleCritic(group).effect(marked.astype(np.float32), images).mean())
+
+
+class TestProtocol:
+    @pytest.mark.parametrize("size", [(1, 1), (1, 9), (17, 5), (24, 20)])
+    @pytest.mark.parametrize("channels", [1, 2, 3, 4])
+    def test_shape_type_and_range(self, perturber: Perturber, size: tuple[int, int], channels: int) -> None:
+        images = pictures(2, *size, channels)
+        fields = perturber.perturb(images, images, flat_budget(2, *size), LATENT)
+        assert fields.shape == (2, 1, *size) and fields.dtype == np.float32
+        assert np.isfinite(fields).all() and np.abs(fields).max() <= 1
+
+    @pytest.mark.parametrize("make", MAKERS)
+    def test_signature(self, make: Callable[[], Perturber]) -> None:
+        assert list(inspect.signature(make().perturb).parameters) == ["images", "clean", "budget", "latent"]
+
+    def test_long_stacks_go_in_batches(self, perturber: Perturber, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(perturbers, "_BATCH", 3)
+        images = pictures(7, 9, 8)
+        assert perturber.perturb(images, images, flat_budget(7, 9, 8), LATENT).shape == (7, 1, 9, 8)
+
+    def test_the_arrays_of_the_caller_stay(self, perturber: Perturber) -> None:
+        arrays = [pictures(), pictures(), flat_budget()]
+        copies = [array.copy() for array in arrays]
+        perturber.perturb(*arrays, LATENT)
+        assert all(np.array_equal(a, b) for a, b in zip(arrays, copies, strict=True))
+
+
+class TestLatent:
+    def test_same_latent_same_field(self, perturber: Perturber) -> None:
+        given = pictures(), pictures(), flat_budget()
+        first = perturber.perturb(*given, LATENT)
+        torch.rand(5)  # the global state has no say
+        assert np.array_equal(first, perturber.perturb(*given, LATENT))
+
+    def test_other_latent_other_field(self, perturber: Perturber) -> None:
+        given = pictures(), pictures(), flat_budget()
+        assert not np.array_equal(perturber.perturb(*given, LATENT), perturber.perturb(*given, OTHER))
+
+    def test_no_global_random_state_is_touched(self, perturber: Perturber) -> None:
+        torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+        perturber.perturb(pictures(), pictures(), flat_budget(), LATENT)
+        assert torch.equal(torch_state, torch.get_rng_state())
+        assert np.array_equal(numpy_state, np.random.get_state()[1])
+
+    def test_slices_have_latents_of_their_own(self) -> None:
+        latents = latent_tensor(LATENT, 3)
+        assert latents.shape == (3, LATENT_SIZE) and not torch.equal(latents[0], latents[1])
+        assert torch.equal(latents, latent_tensor(LATENT, 3))
+
+    def test_purposes_have_seeds_of_their_own(self) -> None:
+        drawn = [torch.rand(4, generator=random_generator(k, p)) for k in (LATENT, OTHER) for p in ("latent", "start")]
+        assert len({tuple(d.tolist()) for d in drawn}) == 4
+
+
+class TestBudget:
+    def test_without_budget_a_field_changes_nothing(self, perturber: Perturber) -> None:
+        images, none = pictures(), flat_budget(amplitude=0)
+        fields = perturber.perturb(images, images, none, LATENT)
+        assert np.isfinite(fields).all() and np.array_equal(images + fields * none, images)
+
+    def test_gradient_steps_leave_cells_without_budget_where_they_began(self) -> None:
+        budget = flat_budget()
+        budget[:, :, :12] = 0
+        given = pictures(), pictures(), budget
+        start = by_generator()
+        fields = by_gradient(start=start, diversity=None).perturb(*given, LATENT)
+        moved = np.abs(fields - start.perturb(*given, LATENT))
+        # The smoothed gradient reaches a few cells across the border.
+        assert not moved[:, :, :6].any() and moved[:, :, 12:].all()
+
+
+class TestGradientSteps:
+    def test_mislead_more_than_random_signs(self) -> None:
+        group, images, budget = ensemble(), pictures(4), flat_budget(4)
+        fields = GradientPerturber(group, steps=8).perturb(images, images, budget, LATENT)
+        rng = np.random.default_rng(0)
+        noise = [effect(rng.choice([-1.0, 1.0], fields.shape), images, budget, group) for _ in range(8)]
+        nothing = effect(np.zeros_like(fields), images, budget, group)
+        reached = effect(fields, images, budget, group)
+        assert reached > max(noise) and reached > nothing
+
+    def test_more_steps_mislead_more(self) -> None:
+        group, images, budget = ensemble(), pictures(4), flat_budget(4)
+        few, many = (
+            effect(
+                GradientPerturber(group, n, diversity=None).perturb(images, images, budget, LATENT),
+                images,
+                budget,
+                group,
+            )
+            for n in (1, 12)
+        )
+        assert many > few
+
+    def test_start_from_the_generator_and_improve_on_it(self) -> None:
+        group, images, budget = ensemble(), pictures(4), flat_budget(4)
+        start = by_generator()
+        before = effect(start.perturb(images, images, budget, LATENT), images, budget, group)
+        refined = GradientPerturber(group, 6, start).perturb(images, images, budget, LATENT)
+        assert effect(refined, images, budget, group) > before
+
+    def test_what_is_misled_is_the_view_of_the_clean_image(self) -> None:
+        """With a logo in the image the classes are those that the ensemble sees without it."""
+        group, clean, budget = ensemble(), pictures(2), flat_budget(2)
+        logo = clean.copy()
+        logo[:, :, :8] = 1
+        fields = GradientPerturber(group, 3, diversity=None).perturb(logo, clean, budget, LATENT)
+        other = GradientPerturber(group, 3, diversity=None).perturb(logo, 1 - clean, budget, LATENT)
+        assert not np.array_equal(fields, other)
+
+    def test_need_a_step(self) -> None:
+        with pytest.raises(ValueError, match="steps must be at least 1, not 0"):
+            GradientPerturber(ensemble(), steps=0)
+
+    def test_diversity_is_optional(self) -> None:
+        plain = by_gradient(diversity=None).perturb(pictures(), pictures(), flat_budget(), LATENT)
+        diverse = by_gradient(diversity=InputDiversity(chance=1)).perturb(pictures(), pictures(), flat_budget(), LATENT)
+        assert not np.array_equal(plain, diverse)
+
+
+class TestNetworksStay:
+    def test_modes_gradients_and_statistics(self) -> None:
+        group, network = ensemble(), generator().train()
+        before = {name: value.clone() for name, value in group.state_dict().items()}
+        made = GradientPerturber(group, 2, GeneratorPerturber(network))
+        made.perturb(pictures(), pictures(), flat_budget(), LATENT)
+        EnsembleCritic(group).saliency(pictures())
+        EnsembleCritic(group).effect(pictures(), pictures())
+        for module in (*group.modules(), *network.modules()):
+            assert not module.training
+        for parameter in (*group.parameters(), *network.parameters()):
+            assert not parameter.requires_grad and parameter.grad is None
+        assert all(torch.equal(before[name], value) for name, value in group.state_dict().items())
+
+    @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+    def test_works_inside_an_evaluation_of_the_caller(self, mode: Callable[[], Any]) -> None:
+        made, critic = by_both(), EnsembleCritic(ensemble())
+        given = pictures(), pictures(), flat_budget()
+        expected = made.perturb(*given, LATENT), critic.saliency(given[0])
+        with mode():
+            inside = made.perturb(*given, LATENT), critic.saliency(given[0])
+        assert all(np.array_equal(a, b) for a, b in zip(expected, inside, strict=True))
+
+
+class TestCritic:
+    @pytest.mark.parametrize("size", [(1, 1), (1, 30), (17, 5), (64, 20)])
+    @pytest.mark.parametrize("channels", [1, 2, 3, 4])
+    def test_saliency_is_a_share_of_each_slice(self, size: tuple[int, int], channels: int) -> None:
+        critic: Critic = EnsembleCritic(ensemble())
+        saliency = critic.saliency(pictures(3, *size, channels))
+        assert saliency.shape == (3, *size) and saliency.dtype == np.float32 and (saliency >= 0).all()
+        np.testing.assert_allclose(saliency.sum((1, 2)), 1, rtol=1e-4)
+
+    def test_saliency_of_black_is_nothing(self) -> None:
+        saliency = EnsembleCritic(ensemble()).saliency(np.zeros((1, 1, 16, 16), np.float32))
+        assert not saliency.any()
+
+    def test_saliency_does_not_depend_on_the_batch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        critic, images = EnsembleCritic(ensemble()), pictures(5)
+        together = critic.saliency(images)
+        monkeypatch.setattr(perturbers, "_BATCH", 2)
+        np.testing.assert_allclose(critic.saliency(images), together, rtol=1e-3, atol=1e-7)
+
+    def test_effect_is_the_negative_margin_of_the_clean_class(self) -> None:
+        group, clean = ensemble(), pictures(2)
+        candidates = pictures(6, channels=1)[::-1].copy()
+        effects = EnsembleCritic(group).effect(candidates, clean)
+        assert effects.shape == (6,) and effects.dtype == np.float32
+        color = [torch.from_numpy(a).expand(-1, 3, -1, -1) for a in (candidates, clean)]
+        posterior = group.posterior(color[1]).repeat_interleave(3, 0)
+        by_hand = torch.zeros(6)
+        for logits in group(color[0]):
+            for row in range(6):
+                for label in range(3):
+                    others = torch.cat((logits[row, :label], logits[row, label + 1 :]))
+                    by_hand[row] += posterior[row, label] * (logits[row, label] - others.max()).clamp_min(-8) / 2
+        np.testing.assert_allclose(effects, -by_hand.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_repr_tells_the_configuration(make: Callable[[], Perturber]) -> None:
+    shown = repr(make())
+    assert "Perturber(" in shown and "device='cpu'" in shown and "0x" not in shown
+    assert repr(EnsembleCritic(ensemble())) == "EnsembleCritic(members=2, device='cpu')"
