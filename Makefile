@@ -10,8 +10,13 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST_ARGS ?=
 
+BUNDLE := bundles/miadmark
+RUN := $(abspath $(BIN))/python -m monai.bundle run --bundle_root . --config_file
+EVALUATE := $(RUN) "['configs/networks.yaml','configs/evaluate.yaml']"
+VAL := brain_mri_val
+
 .DEFAULT_GOAL := help
-.PHONY: help setup venv demo test lint format types unit clean
+.PHONY: help setup venv demo test lint format types unit train results clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +50,18 @@ types: $(STAMP) ## mypy
 
 unit: $(STAMP) ## pytest; PYTEST_ARGS="-k record" for a part
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+train: $(STAMP) ## train classifiers and generator anew (hours; images in MIADMARK_DATA or ../shared/data)
+	cd $(BUNDLE) && for name in resnet densenet plain efficientnet; do \
+	  $(RUN) "['configs/networks.yaml','configs/train_surrogate.yaml']" --architecture $$name || exit 1; done
+	cd $(BUNDLE) && $(RUN) "['configs/networks.yaml','configs/train.yaml']"
+	cd $(BUNDLE)/models && sha256sum *.pt > SHA256SUMS
+
+results: $(STAMP) ## measure on the val images what docs/results.md reports (long)
+	cd $(BUNDLE) && for preset in standard subtle strong; do $(EVALUATE) --preset $$preset || exit 1; done
+	cd $(BUNDLE) && $(EVALUATE) --style invisible
+	cd $(BUNDLE) && $(EVALUATE) --region none
+	cd $(BUNDLE) && $(EVALUATE) --region_budget 0 --stem eval/$(VAL)_standard_visible_hard
 
 clean: ## remove .venv and all that tools left
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -14,14 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from monai_miadmark import pipeline, seal
+from monai_miadmark import pipeline
 from monai_miadmark.errors import MIADMarkError, UnsupportedImageError
 from monai_miadmark.formats import carrier_for
 from monai_miadmark.keys import Identity, Recipient, Signer, Verifier
 from monai_miadmark.marking import Marker
 from monai_miadmark.masks import read_mask
 from monai_miadmark.options import ProtectOptions
-from monai_miadmark.record import RecoveryRecord
 from monai_miadmark.seal import EnvelopeInfo
 
 __all__ = [
@@ -197,7 +196,7 @@ def restored_name(path: Path, identities: Sequence[Identity]) -> str | None:
         source = read_protected(path)
         held = carrier_for(source.data, path.name).open_protected(source.data)
         if (envelope := held.envelope or source.envelope) is not None:
-            shell = RecoveryRecord.from_bytes(seal.open_envelope(envelope, identities).record).shell
+            shell = pipeline.read_record(envelope, held.values, identities).shell
             return None if shell is None else safe_name(shell.name)
     return None
 

@@ -65,10 +65,13 @@ def check_weights(models_dir: Path) -> None:
     """Compare the weight files with :data:`HASHES`.
 
     Raises:
-        ValueError: a file is not the one that was released.
+        ValueError: a file is not the one that was released, or is not listed at all.
     """
-    for line in (models_dir / HASHES).read_text().splitlines():
-        digest, name = line.split()
+    lines = [line.split() for line in (models_dir / HASHES).read_text().splitlines()]
+    listed = {name: digest for digest, name in lines}
+    if unknown := {path.name for path in models_dir.glob("*.pt")} - set(listed):
+        raise ValueError(f"{HASHES} does not name {', '.join(sorted(unknown))}")
+    for name, digest in listed.items():
         if hashlib.sha256((models_dir / name).read_bytes()).hexdigest() != digest:
             raise ValueError(f"weights {name} do not have the SHA-256 that {HASHES} names")
 

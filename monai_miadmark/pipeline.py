@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from monai_miadmark import seal
 from monai_miadmark.errors import NotProtectedError, TamperedError, UnsupportedImageError
-from monai_miadmark.exact import apply_mark, estimate, find_correction
+from monai_miadmark.exact import apply_mark
 from monai_miadmark.formats import carrier_for, carrier_named
 from monai_miadmark.formats.base import Carrier, ProtectedFile
 from monai_miadmark.image import StoredImage, pixel_digest
 from monai_miadmark.marking import Marker, make_mark
 from monai_miadmark.options import ProtectOptions
 from monai_miadmark.record import RecoveryRecord
-from monai_miadmark.shell import CARRIED_FILE, SourceShell
+from monai_miadmark.shell import SourceShell
 from monai_miadmark.signatures import Signer, Verifier
 from monai_miadmark.wrapping import Identity, Recipient
 
@@ -36,11 +36,15 @@ __all__ = [
     "read_record",
     "remove_bytes",
     "restore_image",
+    "restored_bytes",
     "revoke_bytes",
     "verify_bytes",
 ]
 
 _KEY_BYTES = 32
+
+_SHELL_BYTES = 1 << 28
+"""Headers, or a carried source file, that a record may hold beyond what its samples explain."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,8 +93,8 @@ def protect_image(
         ValueError: no recipient, or a region mask that does not fit.
     """
     values, record, key = _protect(image, recipients, marker, options, None, None)
-    record.restore(values)  # raises if the mark would not come off exactly
-    return values, seal.seal(record.to_bytes(), recipients, record.protected_pixels, key, signer)
+    _parsed(record, values).restore(values)  # raises if the mark would not come off exactly
+    return values, seal.seal(record, recipients, pixel_digest(values), key, signer)
 
 
 def restore_image(
@@ -143,13 +147,14 @@ def protect_bytes(
     carrier = carrier_for(data, name)
     opened = carrier.open_source(data, name)
     values, record, key = _protect(opened.image, recipients, marker, options, opened.shell, carrier.file_digest(data))
-    envelope = seal.seal(record.to_bytes(), recipients, record.protected_pixels, key, signer)
+    digest = pixel_digest(values)
+    envelope = seal.seal(record, recipients, digest, key, signer)
     protected = carrier.carry(data, opened, values, None if sidecar else envelope)
     written = carrier_for(protected, name).open_protected(protected)
-    if pixel_digest(written.values) != record.protected_pixels or written.envelope != (None if sidecar else envelope):
+    if pixel_digest(written.values) != digest or written.envelope != (None if sidecar else envelope):
         raise UnsupportedImageError(f"the {carrier.name} file would not keep the protected samples and their record")
-    if _rebuilt(carrier, opened.shell, record, written.values) is None:
-        raise UnsupportedImageError(f"the {carrier.name} file cannot be restored byte for byte")
+    # What recipients will read is what must restore the file: the record is parsed again from its bytes.
+    restored_bytes(_parsed(record, values), written.values)
     return ProtectedBytes(protected, envelope, carrier.output_name(name))
 
 
@@ -175,13 +180,24 @@ def remove_bytes(
     """
     _, held, sealed = _open_protected(data, envelope)
     record = read_record(sealed, held.values, identities, require_signer)
+    return restored_bytes(record, held.values)
+
+
+def restored_bytes(record: RecoveryRecord, values: NDArray[Any]) -> RestoredBytes:
+    """Rebuild a source file from its record and the protected samples, and compare it with the original's digest.
+
+    Raises:
+        UnsupportedImageError: the record is one of an array, there is no file to go back to.
+        TamperedError: record and samples do not give the original.
+    """
     if record.shell is None:
-        raise TamperedError("the record is one of an array in memory, not of a file")
+        raise UnsupportedImageError("an array in memory was protected, not a file: restore it with RemoveMIADMark")
     # A JPEG source comes back out of a PNG file: the shell knows the format, the content does not.
-    restored = _rebuilt(carrier_named(record.shell.format), record.shell, record, held.values)
-    if restored is None:
+    carrier = carrier_named(record.shell.format)
+    data = carrier.rebuild(record.shell, None if record.carries_file else record.restore(values))
+    if carrier.file_digest(data) != record.original_file:
         raise TamperedError("the restored file does not have the digest of the original")
-    return RestoredBytes(restored, record.shell.name)
+    return RestoredBytes(data, record.shell.name)
 
 
 def inspect_bytes(data: bytes, envelope: bytes | None = None) -> seal.EnvelopeInfo:
@@ -233,8 +249,8 @@ def _protect(
     options: ProtectOptions | None,
     shell: SourceShell | None,
     original_file: bytes | None,
-) -> tuple[NDArray[Any], RecoveryRecord, bytes]:
-    """Protected samples, their record, and the content key that the mark's latent came from."""
+) -> tuple[NDArray[Any], bytes, bytes]:
+    """Protected samples, their serialized record, and the content key that the mark's latent came from."""
     if not recipients:
         raise ValueError("at least one recipient is needed, or nobody could restore the image")
     key = os.urandom(_KEY_BYTES)
@@ -242,21 +258,7 @@ def _protect(
     latent = HKDF(hashes.SHA256(), 32, None, b"miadmark latent 1").derive(key)
     mark = make_mark(image, options or ProtectOptions(), marker, latent)
     values = apply_mark(image, mark)
-    carried = shell is not None and CARRIED_FILE in shell.blobs
-    estimated = None if carried else estimate(values, mark, image.bounds, image.padding)
-    record = RecoveryRecord(
-        shape=image.values.shape,
-        dtype=image.values.dtype.name,
-        bounds=image.bounds,
-        padding=image.padding,
-        # A carried file holds its own pixels: field and correction would only cost room.
-        mark=None if carried else mark,
-        correction=None if estimated is None else find_correction(image.values, estimated),
-        shell=shell,
-        original_pixels=pixel_digest(image.values),
-        protected_pixels=pixel_digest(values),
-        original_file=original_file,
-    )
+    record = RecoveryRecord.build(image, mark, values, shell, original_file).to_bytes()
     return values, record, key
 
 
@@ -266,7 +268,7 @@ def _open_protected(data: bytes, envelope: bytes | None) -> tuple[Carrier, Prote
     held = carrier.open_protected(data)
     sealed = held.envelope if held.envelope is not None else envelope
     if sealed is None:
-        hint = "its record is in a sidecar, or was stripped" if held.marked else "it was never protected"
+        hint = "its record is in a sidecar" if held.marked else "it was never protected, or its record was stripped"
         raise NotProtectedError(f"no recovery record in this {carrier.name} file: {hint}")
     return carrier, held, sealed
 
@@ -276,14 +278,12 @@ def read_record(
 ) -> RecoveryRecord:
     """Unseal the record that belongs to protected samples ``(N, H, W, C)``; raises as :func:`restore_image`."""
     opened = seal.open_envelope(envelope, identities, pixel_digest(values), require_signer)
-    return RecoveryRecord.from_bytes(opened.record)
+    return _parsed(opened.record, values)
 
 
-def _rebuilt(carrier: Carrier, shell: SourceShell, record: RecoveryRecord, values: NDArray[Any]) -> bytes | None:
-    """The source file, or ``None`` if it does not have the digest that the record holds."""
-    restored = None if CARRIED_FILE in shell.blobs else record.restore(values)
-    data = carrier.rebuild(shell, restored)
-    return data if carrier.file_digest(data) == record.original_file else None
+def _parsed(record: bytes, values: NDArray[Any]) -> RecoveryRecord:
+    """A record for samples that are at hand: whoever made it, it may not claim to hold much more than they do."""
+    return RecoveryRecord.from_bytes(record, limit=4 * values.nbytes + _SHELL_BYTES)
 
 
 def _resealed(data: bytes, envelope: bytes | None, change: Callable[[bytes], bytes]) -> tuple[bytes, bytes]:

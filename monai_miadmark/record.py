@@ -112,6 +112,8 @@ class RecoveryRecord:
     ) -> RecoveryRecord:
         """Record of an image and what :func:`~monai_miadmark.exact.apply_mark` made of it.
 
+        Where the shell carries the whole source file, mark and correction would only cost room and are left out.
+
         Args:
             image: the original.
             mark: the mark that was applied.
@@ -122,16 +124,19 @@ class RecoveryRecord:
         Raises:
             ValueError: parts that do not fit each other.
         """
-        guess = exact.estimate(protected, mark, image.bounds, image.padding)
-        correction = exact.find_correction(image.values, guess)
+        carried = shell is not None and CARRIED_FILE in shell.blobs
+        correction = None
+        if not carried:
+            guess = exact.estimate(protected, mark, image.bounds, image.padding)
+            correction = exact.find_correction(image.values, guess)
         n, height, width, channels = image.values.shape
         return cls(
             shape=(n, height, width, channels),
             dtype=image.values.dtype.name,
             bounds=image.bounds,
             padding=image.padding,
-            mark=mark,
-            correction=correction if correction.any() else None,
+            mark=None if carried else mark,
+            correction=correction if correction is not None and correction.any() else None,
             shell=shell,
             original_pixels=pixel_digest(image.values),
             protected_pixels=pixel_digest(protected),

@@ -41,9 +41,9 @@ RECORD_CHUNK = b"miRc"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHUNK_LIMIT = 2**31 - 1
 _COLOR_TYPES = {0: ("grayscale", 1), 2: ("RGB", 3), 3: ("palette", 1), 4: ("grayscale with alpha", 2), 6: ("RGBA", 4)}
-# Chunks that say how pixels are to be shown stay true for the marked pixels, though they are "unsafe to copy".
-_SHOWN_AS = {b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"mDCV", b"cLLI", b"sBIT", b"bKGD"}
-_MADE_ANEW = {b"IHDR", b"IDAT", b"IEND", RECORD_CHUNK}
+# Chunks that say how pixels are to be shown stay true for the marked pixels. All others wait in the record: EXIF and
+# XMP may hold a thumbnail, a small copy of the unprotected image.
+_SHOWN_AS = {b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"mDCV", b"cLLI", b"sBIT", b"bKGD", b"pHYs"}
 
 
 class _Chunk(NamedTuple):
@@ -195,8 +195,7 @@ class PngCarrier:
         """See :class:`~monai_miadmark.formats.base.Carrier`; chunks that stay true for marked pixels are kept."""
         check_values(opened, values, envelope)
         chunks, _ = _read_chunks(data)
-        # A small fourth letter means "safe to copy": text, physical size, EXIF (PNG specification, section 5.4).
-        kept = [c for c in chunks if c.kind not in _MADE_ANEW and (c.kind in _SHOWN_AS or c.kind[3:].islower())]
+        kept = [chunk for chunk in chunks if chunk.kind in _SHOWN_AS]
         return _encode_png(values, kept, envelope)
 
     def open_protected(self, data: bytes) -> ProtectedFile:

@@ -31,9 +31,8 @@ from monai_miadmark.formats import carrier_for
 from monai_miadmark.formats.base import ProtectedFile
 from monai_miadmark.image import pixel_digest
 from monai_miadmark.keys import Identity, Verifier
-from monai_miadmark.pipeline import remove_bytes
-from monai_miadmark.record import RecoveryRecord
-from monai_miadmark.seal import inspect_envelope, open_envelope
+from monai_miadmark.pipeline import read_record, restored_bytes
+from monai_miadmark.seal import inspect_envelope
 from monai_miadmark.transforms.array_files import encode_nifti, encode_png, nifti_layout, with_samples
 from monai_miadmark.transforms.keyring import PASSPHRASE_ENV, KeySource, identity_ring, verifier_ring
 from monai_miadmark.transforms.layout import Layout
@@ -211,12 +210,11 @@ class MIADMarkReader(ImageReader):
             return _Opened(carrier.name, image, self._kept(carrier.name, image, envelope))
         identities = self.identities.keys
         signer = None if self.require_signer is None else self.require_signer.keys[0]
-        opened = open_envelope(envelope, identities, pixel_digest(held.values), signer)
-        record = RecoveryRecord.from_bytes(opened.record)
+        record = read_record(envelope, held.values, identities, signer)
         if record.shell is None:
             image = self._in_memory(carrier.name, source.data, kwargs)
             return _Opened(carrier.name, with_samples(image, record.restore(held.values)))
-        restored = remove_bytes(source.data, identities, source.envelope, signer).data
+        restored = restored_bytes(record, held.values).data
         kind = carrier_for(restored, path.name).name
         return _Opened(kind, self._in_memory(kind, restored, kwargs))
 
