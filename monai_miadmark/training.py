@@ -146,6 +146,11 @@ class GeneratorTrainer(Trainer):
         self.opacity, self.max_similarity = opacity, max_similarity
         self.random = torch.Generator().manual_seed(seed)
 
+    def run(self) -> None:
+        """Train up to the last epoch; ignite would begin anew where a checkpoint says that this is done already."""
+        if self.state.epoch < self.state.max_epochs:
+            super().run()
+
     def _iteration(self, engine: Trainer, batchdata: dict[str, Tensor]) -> dict[str, Any]:
         """One optimizer step; gives ``loss``, ``fooled`` (share of drawn surrogates that err) and ``similarity``."""
         device = self.state.device
