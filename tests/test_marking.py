@@ -1,0 +1,418 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""From image and options to a mark: regions, budgets, logos, and perturbers that are not to be trusted."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from doubles import NoiseMarker
+from numpy.typing import NDArray
+from PIL import Image
+
+from monai_miadmark.exact import Mark, add_correction, apply_mark, estimate, find_correction
+from monai_miadmark.image import Bounds, StoredImage, Window
+from monai_miadmark.interpolate import upsample
+from monai_miadmark.marking import canonical_display, footprint, make_mark
+from monai_miadmark.options import PRESETS, Preset, ProtectOptions
+
+LATENT = bytes(range(32))
+SIZES = [(64, 48), (300, 413)]  # as it is, and with a canonical grid of its own
+
+
+def stored(
+    size: tuple[int, int] = (64, 48),
+    dtype: str = "uint8",
+    slices: int = 1,
+    channels: int = 1,
+    inverted: bool = False,
+) -> StoredImage:
+    """Smooth tissue with some texture and a dark rim; a 12-bit range for wider types."""
+    y, x = (np.linspace(-1, 1, side) for side in size)
+    tissue = np.clip(1.3 - np.hypot(*np.meshgrid(y, x, indexing="ij")), 0, 1)
+    rng = np.random.default_rng(3)
+    shape = (slices, *size, channels)
+    picture = 0.7 * tissue[None, :, :, None] + 0.15 * tissue[None, :, :, None] * rng.random(shape)
+    top = 255 if dtype == "uint8" else 4095
+    values = picture * top
+    if dtype.startswith("int"):
+        values -= 1000
+    low = -1000 if dtype.startswith("int") else 0
+    return StoredImage(values.astype(dtype), Bounds(low, low + top), Window(low, low + top, inverted))
+
+
+class AlwaysUp(NoiseMarker):
+    """The largest field that there is."""
+
+    def perturb(self, images: Any, clean: Any, budget: Any, latent: bytes) -> NDArray[np.float32]:
+        return np.ones_like(budget)
+
+
+class Gives(NoiseMarker):
+    """Whatever it is told to."""
+
+    def __init__(self, field: Any) -> None:
+        self.field = field
+
+    def perturb(self, images: Any, clean: Any, budget: Any, latent: bytes) -> Any:
+        return self.field(budget)
+
+
+def invisible(**more: Any) -> ProtectOptions:
+    return ProtectOptions(style="invisible", **more)
+
+
+def moved(image: StoredImage, mark: Mark) -> NDArray[np.float64]:
+    """Change of each sample as a fraction of the window, ``(N, H, W, C)``."""
+    return (apply_mark(image, mark).astype(np.float64) - image.values) / image.window.width
+
+
+def full_boxes(image: StoredImage, options: ProtectOptions) -> NDArray[np.bool_]:
+    """The salient box in samples: with budget 0 it is the mark's mask."""
+    mask = make_mark(image, ProtectOptions(style=options.style, region="auto", region_budget=0), AlwaysUp(), LATENT)
+    assert mask.mask is not None
+    return mask.mask
+
+
+class TestRegion:
+    @pytest.mark.parametrize("size", SIZES)
+    @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32"])
+    @pytest.mark.parametrize("budget", [None, 0.0, 0.02])
+    def test_auto_keeps_its_budget(self, size: tuple[int, int], dtype: str, budget: float | None) -> None:
+        image = stored(size, dtype)
+        options = ProtectOptions(region_budget=budget)
+        change = np.abs(moved(image, make_mark(image, options, AlwaysUp(), LATENT)))
+        inside = full_boxes(image, options)
+        lattice = 1 / (510 * 2**8) if dtype == "float32" else 1 / image.window.width
+        assert 0.05 < inside.mean() < 0.12
+        assert change[inside].max() <= (3 / 255 if budget is None else budget) + lattice / 2 + 1e-7
+        assert change[~inside].max() > 0.03
+        if budget == 0:
+            assert not change[inside].any()
+
+    @pytest.mark.parametrize("size", SIZES)
+    @pytest.mark.parametrize("style", ["visible", "invisible"])
+    @pytest.mark.parametrize("flat", [False, True])
+    def test_a_mask_stays_bit_identical(self, size: tuple[int, int], style: Any, flat: bool) -> None:
+        image = stored(size, "int16", slices=2)
+        mask = np.zeros((2, *size), bool)
+        mask[:, size[0] // 3 : size[0] // 2, 5:31] = True
+        mask[1, -1, -1] = not flat
+        options = ProtectOptions(style=style, region=mask[0] if flat else mask)
+        protected = apply_mark(image, make_mark(image, options, AlwaysUp(), LATENT))
+        assert np.array_equal(protected[mask], image.values[mask])
+        assert (protected != image.values).mean() > 0.3
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_a_mask_with_a_budget(self, size: tuple[int, int]) -> None:
+        image = stored(size, "uint16")
+        mask = np.random.default_rng(0).random((1, *size)) < 0.01
+        options = invisible(region=mask, region_budget=0.01)
+        mark = make_mark(image, options, AlwaysUp(), LATENT)
+        change = np.abs(moved(image, mark))
+        assert mark.mask is None
+        assert 0 < change[mask].max() <= 0.01 + 0.5 / image.window.width
+
+    def test_none_marks_everywhere(self) -> None:
+        image = stored()
+        mark = make_mark(image, invisible(region="none"), AlwaysUp(), LATENT)
+        change = np.abs(moved(image, mark))[0, 10:-10, 10:-10]
+        assert mark.mask is None and (change > 0).all()
+
+    def test_a_full_mask_leaves_everything(self) -> None:
+        image = stored()
+        mark = make_mark(image, ProtectOptions(region=np.ones((64, 48), bool)), AlwaysUp(), LATENT)
+        assert mark.logo is None and np.array_equal(apply_mark(image, mark), image.values)
+
+    @pytest.mark.parametrize("shape", [(48, 64), (1, 64, 48), (3, 64, 48), (2, 64, 47)])
+    def test_masks_that_do_not_fit_are_refused(self, shape: tuple[int, ...]) -> None:
+        with pytest.raises(ValueError, match=r"region mask has shape .*, the image \(2, 64, 48\)"):
+            make_mark(stored(slices=2), ProtectOptions(region=np.zeros(shape, bool)), NoiseMarker(), LATENT)
+
+    def test_the_mask_of_the_caller_stays(self) -> None:
+        mask = np.zeros((64, 48), bool)
+        mask[:9] = True
+        copy = mask.copy()
+        made = make_mark(stored(), ProtectOptions(region=mask), AlwaysUp(), LATENT).mask
+        assert np.array_equal(mask, copy) and made is not None and np.array_equal(made[0], copy)
+
+
+class TestBudget:
+    @pytest.mark.parametrize("preset", PRESETS)
+    def test_presets_keep_to_their_ceiling_outside_the_logo(self, preset: str) -> None:
+        image = stored(dtype="uint16")
+        change = np.abs(moved(image, make_mark(image, invisible(preset=preset), AlwaysUp(), LATENT)))
+        assert change.max() <= PRESETS[preset].visibility.ceiling + 0.5 / image.window.width
+
+    def test_stronger_presets_change_more(self) -> None:
+        image = stored(dtype="uint16")
+        means = [
+            np.abs(moved(image, make_mark(image, invisible(preset=p), AlwaysUp(), LATENT))).mean() for p in PRESETS
+        ]
+        assert means == sorted(means) and means[0] > 0
+
+    def test_background_stays(self) -> None:
+        values = stored().values.copy()
+        values[:, :, :24] = 0
+        image = StoredImage(values, Bounds(0, 255), Window(0, 255))
+        change = moved(image, make_mark(image, invisible(), AlwaysUp(), LATENT))
+        assert not change[:, :, :20].any() and change[:, 20:40, 26:].all()
+
+    @pytest.mark.parametrize("channels", [1, 2, 3, 4])
+    def test_all_channels_get_the_same_field(self, channels: int) -> None:
+        mark = make_mark(stored(channels=channels), invisible(), NoiseMarker(), LATENT)
+        assert mark.field is not None and mark.field.shape == (1, 64, 48, 1)
+
+
+class TestWindow:
+    @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+    def test_inverted_windows_negate_the_field(self, dtype: str) -> None:
+        """The display brightens in both cases: what networks see gets the field that they asked for."""
+        plain, inverted = stored(dtype=dtype), stored(dtype=dtype, inverted=True)
+        turned = StoredImage(
+            (plain.window.high + plain.window.low - plain.values.astype(np.float64)).astype(dtype),
+            plain.bounds,
+            inverted.window,
+        )
+        marks = [make_mark(image, invisible(region="none"), NoiseMarker(), LATENT) for image in (plain, turned)]
+        assert marks[0].field is not None and marks[1].field is not None and marks[0].field.levels.any()
+        if dtype == "uint8":  # wider types round 1 - x differently in the last bit, which may move a scale
+            assert np.array_equal(marks[0].field.levels, -marks[1].field.levels)
+        brighter = [moved(image, make_mark(image, invisible(), AlwaysUp(), LATENT)) for image in (plain, turned)]
+        assert (brighter[0] >= 0).all() and (brighter[1] <= 0).all() and brighter[1].any()
+
+    def test_ink_is_white_on_the_display(self) -> None:
+        for inverted in (False, True):
+            image = stored(dtype="int16", inverted=inverted)
+            logo = make_mark(image, ProtectOptions(), NoiseMarker(), LATENT).logo
+            assert logo is not None
+            assert logo.values == (image.window.low if inverted else image.window.high,)
+
+    def test_ink_stays_within_the_bounds(self) -> None:
+        image = StoredImage(stored().values, Bounds(0, 200), Window(0, 255))
+        logo = make_mark(image, ProtectOptions(), NoiseMarker(), LATENT).logo
+        assert logo is not None and logo.values == (200.0,)
+
+
+class TestLogo:
+    @pytest.mark.parametrize("size", [(64, 48), (256, 256), (300, 413), (40, 200)])
+    @pytest.mark.parametrize("region", ["auto", "mask"])
+    def test_never_covers_the_region(self, size: tuple[int, int], region: str) -> None:
+        image = stored(size, slices=2)
+        mask = np.zeros((2, *size), bool)
+        mask[0, size[0] // 2 :] = True
+        mask[1, :, size[1] // 2 :] = True
+        mask[1, : size[0] // 2] = True
+        options = ProtectOptions() if region == "auto" else ProtectOptions(region=mask)
+        inside = full_boxes(image, options) if region == "auto" else mask
+        mark = make_mark(image, options, NoiseMarker(), LATENT)
+        assert mark.logo is not None and mark.field is not None
+        for n in range(2):
+            ink = upsample(mark.logo.coverage(n, *mark.field.shape[1:3]), *size) > 0
+            assert not ink[inside[n]].any()
+        assert (mark.logo.positions[0] >= 0).all()
+
+    def test_is_seen_and_has_the_preset_s_share(self) -> None:
+        image = stored((128, 128))
+        for name, preset in PRESETS.items():
+            mark = make_mark(image, ProtectOptions(preset=name, region="none", text="AB"), NoiseMarker(), LATENT)
+            assert mark.logo is not None
+            assert mark.logo.alpha.size / 128**2 == pytest.approx(preset.logo_area, rel=0.2)
+            assert round(0.7 * preset.opacity * 256) <= mark.logo.opacity <= round(preset.opacity * 256)
+            ink = mark.logo.coverage(0, 128, 128) == 255
+            assert np.abs(moved(image, mark)[0, ..., 0][ink]).mean() > 0.03
+
+    def test_invisible_has_none(self) -> None:
+        assert make_mark(stored(), invisible(), NoiseMarker(), LATENT).logo is None
+
+    def test_without_room_there_is_none_and_a_warning(self, caplog: pytest.LogCaptureFixture) -> None:
+        mask = np.zeros((3, 64, 48), bool)
+        mask[1] = True
+        with caplog.at_level(logging.WARNING):
+            mark = make_mark(stored(slices=3), ProtectOptions(region=mask), NoiseMarker(), LATENT)
+        assert "1 of 3 slices have no room" in caplog.text
+        assert mark.logo is not None and (mark.logo.positions[:, 0] >= 0).tolist() == [True, False, True]
+
+    def test_from_a_file(self, tmp_path: Path) -> None:
+        drawing = np.zeros((20, 30, 4), np.uint8)
+        drawing[4:16, 5:25, 3] = 255
+        Image.fromarray(drawing).save(tmp_path / "logo.png")
+        mark = make_mark(stored(), ProtectOptions(logo=tmp_path / "logo.png"), NoiseMarker(), LATENT)
+        assert mark.logo is not None and (mark.logo.alpha == 255).all()
+        with pytest.raises(FileNotFoundError):
+            make_mark(stored(), ProtectOptions(logo=tmp_path / "absent.png"), NoiseMarker(), LATENT)
+
+    def test_takes_the_place_that_misleads_most(self) -> None:
+        class Left(NoiseMarker):
+            """Ink on the left is what misleads."""
+
+            def effect(self, images: Any, clean: Any) -> NDArray[np.float32]:
+                difference = np.abs(images - np.repeat(clean, len(images) // len(clean), axis=0))
+                weight = np.linspace(1, 0, images.shape[3])
+                return np.asarray((difference * weight).mean((1, 2, 3)), np.float32)
+
+        class Right(NoiseMarker):
+            def effect(self, images: Any, clean: Any) -> NDArray[np.float32]:
+                return np.asarray(Left().effect(images[..., ::-1], clean[..., ::-1]), np.float32)
+
+        options = ProtectOptions(region="none", text="A")
+        columns = []
+        for marker in (Left(), Right()):
+            logo = make_mark(stored((64, 200)), options, marker, LATENT).logo
+            assert logo is not None
+            columns.append(int(logo.positions[0, 1]))
+        assert columns[0] < 100 < columns[1] + logo.alpha.shape[1]
+
+    def test_where_ink_only_helps_the_strongest_is_still_taken_for_granted(self) -> None:
+        class Helps(NoiseMarker):
+            def effect(self, images: Any, clean: Any) -> NDArray[np.float32]:
+                return -super().effect(images, clean)
+
+        assert make_mark(stored(), ProtectOptions(), Helps(), LATENT).logo is not None
+
+    def test_in_long_stacks_it_does_not_jump(self) -> None:
+        calls = []
+
+        class Counting(NoiseMarker):
+            def effect(self, images: Any, clean: Any) -> NDArray[np.float32]:
+                calls.append(len(images))
+                return super().effect(images, clean)
+
+        mark = make_mark(stored((40, 40), slices=200), ProtectOptions(region="none"), Counting(), LATENT)
+        assert mark.logo is not None and (mark.logo.positions >= 0).all()
+        assert len(calls) < 100
+        assert len(np.unique(mark.logo.positions, axis=0)) <= len(calls)
+
+    def test_footprint_is_the_ink_and_two_cells(self) -> None:
+        mark = make_mark(stored(), ProtectOptions(), NoiseMarker(), LATENT)
+        assert mark.logo is not None
+        ink = mark.logo.coverage(0, 64, 48) > 0
+        grown = np.lib.stride_tricks.sliding_window_view(np.pad(ink, 2), (5, 5)).any((2, 3))
+        assert np.array_equal(footprint(mark.logo, 1, 64, 48)[0], grown)
+
+
+class TestTinyImages:
+    @pytest.mark.parametrize("size", [(1, 1), (1, 2), (3, 1), (5, 7), (15, 15), (16, 16), (1, 1000), (17, 3000)])
+    @pytest.mark.parametrize("options", [ProtectOptions(), invisible(), ProtectOptions(region="none")])
+    def test_every_size_is_marked_and_restored(self, size: tuple[int, int], options: ProtectOptions) -> None:
+        image = stored(size)
+        mark = make_mark(image, options, NoiseMarker(), LATENT)
+        protected = apply_mark(image, mark)
+        guess = estimate(protected, mark, image.bounds, image.padding)
+        assert np.array_equal(add_correction(guess, find_correction(image.values, guess)), image.values)
+
+    def test_too_small_for_a_logo_is_said(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.WARNING):
+            assert make_mark(stored((15, 80)), ProtectOptions(), NoiseMarker(), LATENT).logo is None
+        assert "too small for a logo" in caplog.text
+
+    @pytest.mark.parametrize("value", [0, 128, 255])
+    def test_constant_images(self, value: int) -> None:
+        image = StoredImage(np.full((1, 40, 40, 1), value, np.uint8), Bounds(0, 255), Window(0, 255))
+        protected = apply_mark(image, make_mark(image, ProtectOptions(), AlwaysUp(), LATENT))
+        assert value == 255 or (protected != image.values).any()
+
+
+class TestUntrustedPerturbers:
+    @pytest.mark.parametrize("factor", [1e6, -1e6, np.inf, -np.inf])
+    def test_too_much_is_clipped(self, factor: float) -> None:
+        image = stored(dtype="uint16")
+        sign = np.sign(factor)
+        full = make_mark(image, invisible(), Gives(lambda b: np.full_like(b, sign)), LATENT)
+        wild = make_mark(image, invisible(), Gives(lambda b: np.full_like(b, factor)), LATENT)
+        assert np.array_equal(apply_mark(image, wild), apply_mark(image, full))
+
+    @pytest.mark.parametrize("kind", ["float64", "float16", "int8", "int64", "uint8", "bool"])
+    def test_other_number_types_are_taken(self, kind: str) -> None:
+        image = stored()
+        mark = make_mark(image, invisible(), Gives(lambda b: np.full(b.shape, 1).astype(kind)), LATENT)
+        assert mark.field is not None and mark.field.levels.max() == 2
+
+    @pytest.mark.parametrize(
+        "field",
+        [
+            lambda b: b[:, :, :-1],  # one cell less needs as many blocks, and would stretch the field
+            lambda b: b[:, 0],
+            lambda b: b[0],
+            lambda b: np.repeat(b, 3, axis=1),
+            lambda b: np.repeat(b, 2, axis=0),
+            lambda b: np.moveaxis(b, 1, 3),
+            lambda b: b.swapaxes(2, 3),
+            lambda b: b.astype(complex),
+            lambda b: b.astype(str),
+            lambda b: 0.5,
+            lambda b: None,
+            lambda b: [],
+        ],
+        ids=range(12),
+    )
+    def test_what_is_no_field_is_refused(self, field: Any) -> None:
+        with pytest.raises(ValueError, match=r"the perturber gave .* instead of a field of shape \(1, 1, 64, 48\)"):
+            make_mark(stored(), invisible(), Gives(field), LATENT)
+
+    def test_nan_is_refused(self) -> None:
+        def one_nan(budget: NDArray[np.float32]) -> NDArray[np.float32]:
+            field = np.zeros_like(budget)
+            field[0, 0, 3, 4] = np.nan
+            return field
+
+        with pytest.raises(ValueError, match="the perturber gave NaN instead of a field"):
+            make_mark(stored(), invisible(), Gives(one_nan), LATENT)
+
+    def test_it_cannot_write_to_the_image(self) -> None:
+        class Vandal(NoiseMarker):
+            def perturb(self, images: Any, clean: Any, budget: Any, latent: bytes) -> NDArray[np.float32]:
+                for array in (images, clean, budget):
+                    array[...] = 1
+                return np.ones_like(budget)
+
+        image = stored()
+        before = image.values.copy()
+        mark = make_mark(image, invisible(), Vandal(), LATENT)
+        assert np.array_equal(image.values, before)
+        expected = apply_mark(image, make_mark(image, invisible(), AlwaysUp(), LATENT))
+        assert np.array_equal(apply_mark(image, mark), expected)
+
+
+class TestWhatThePerturberGets:
+    @pytest.mark.parametrize("size", SIZES)
+    def test_shapes_types_and_ranges(self, size: tuple[int, int]) -> None:
+        seen: list[Any] = []
+        asked: list[Preset] = []
+
+        class Looking(NoiseMarker):
+            def perturber(self, preset: Preset) -> NoiseMarker:
+                asked.append(preset)
+                return self
+
+            def perturb(self, *arguments: Any) -> NDArray[np.float32]:
+                seen.extend(arguments)
+                return super().perturb(*arguments)
+
+        image = stored(size, slices=2, channels=3)
+        mark = make_mark(image, ProtectOptions(preset="strong"), Looking(), LATENT)
+        images, clean, budget, latent = seen
+        assert asked == [PRESETS["strong"]] and latent == LATENT and mark.field is not None
+        grid = mark.field.shape[1:3]
+        assert images.shape == clean.shape == (2, 3, *grid) and budget.shape == (2, 1, *grid)
+        for array in (images, clean, budget):
+            assert array.dtype == np.float32 and array.min() >= 0 and array.max() <= 1
+        assert np.array_equal(clean, canonical_display(image))
+        assert (images >= clean).all() and (images > clean).any()
+
+    def test_canonical_display_is_area_means(self) -> None:
+        values = np.random.default_rng(0).integers(0, 256, (1, 512, 512, 1)).astype(np.uint8)
+        display = canonical_display(StoredImage(values, Bounds(0, 255), Window(0, 255)))
+        by_hand = (values[0, ..., 0] / 255).reshape(256, 2, 256, 2).mean((1, 3))
+        np.testing.assert_allclose(display[0, 0], by_hand, atol=1e-6)
+
+
+def test_the_same_latent_makes_the_same_mark() -> None:
+    image = stored()
+    protected = [apply_mark(image, make_mark(image, ProtectOptions(), NoiseMarker(), k)) for k in (LATENT, LATENT)]
+    other = apply_mark(image, make_mark(image, ProtectOptions(), NoiseMarker(), LATENT[::-1]))
+    assert np.array_equal(*protected) and not np.array_equal(protected[0], other)
