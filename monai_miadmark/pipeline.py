@@ -154,7 +154,10 @@ def protect_bytes(
     if pixel_digest(written.values) != digest or written.envelope != (None if sidecar else envelope):
         raise UnsupportedImageError(f"the {carrier.name} file would not keep the protected samples and their record")
     # What recipients will read is what must restore the file: the record is parsed again from its bytes.
-    restored_bytes(_parsed(record, values), written.values)
+    try:
+        restored_bytes(_parsed(record, values), written.values)
+    except TamperedError as error:  # nobody tampered with it: the format lost something
+        raise UnsupportedImageError(f"the {carrier.name} file cannot be restored byte for byte") from error
     return ProtectedBytes(protected, envelope, carrier.output_name(name))
 
 
