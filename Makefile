@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
 	$(PIP) hatchling
-	$(PIP) --no-build-isolation -e '.[dev,demo]'
+	$(PIP) --no-build-isolation -e '.[dev,demo,heldout]'
 	touch $@
 
 demo: $(STAMP) ## protect and restore real images, with a picture of it

@@ -17,6 +17,7 @@ __all__ = [
     "SurrogateEnsemble",
     "expected_margin",
     "load_ensemble",
+    "load_pretrained",
     "load_weights",
     "margin",
     "resize",
@@ -156,6 +157,25 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     return network
+
+
+def load_pretrained(network: nn.Module, path: str | Path | None) -> list[str]:
+    """Start from weights of another task: whatever has the same name and shape is taken, the rest stays random.
+
+    Args:
+        network: what will be trained.
+        path: a plain state dict; ``None`` changes nothing.
+
+    Returns:
+        Names that kept their initial values: the classification head, if the architectures are the same.
+    """
+    if path is None:
+        return []
+    given: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    own = network.state_dict()
+    fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    network.load_state_dict(fitting, strict=False)
+    return sorted(set(own) - set(fitting))
 
 
 def load_ensemble(
