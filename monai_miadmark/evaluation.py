@@ -115,7 +115,12 @@ def evaluate(
     Returns:
         JSON-able figures: per victim the accuracy on clean, protected and restored images; mean PSNR and SSIM outside
         the logo; the share of images restored bit for bit; seconds an image.
+
+    Raises:
+        ValueError: there are no images.
     """
+    if not items:
+        raise ValueError("no images to evaluate")
     options = options or ProtectOptions()
     right = {name: {"clean": 0, "protected": 0, "restored": 0} for name in victims}
     qualities: list[Quality] = []
@@ -171,7 +176,10 @@ def accuracy_table(report: Mapping[str, Any], roles: Mapping[str, str]) -> str:
 def write_report(report: Mapping[str, Any], roles: Mapping[str, str], stem: str | os.PathLike[str]) -> str:
     """Write ``STEM.json`` and ``STEM.md`` and return the table."""
     table = accuracy_table(report, roles)
-    Path(f"{stem}.json").write_text(json.dumps({**report, "roles": dict(roles)}, indent=1) + "\n")
+    # JSON has no infinity: the PSNR of images that are all alike becomes null.
+    psnr = report["psnr"] if np.isfinite(report["psnr"]) else None
+    figures = {**report, "psnr": psnr, "roles": dict(roles)}
+    Path(f"{stem}.json").write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n")
     Path(f"{stem}.md").write_text(table)
     return table
 
