@@ -24,7 +24,7 @@ from monai_miadmark.logo import Logo, load_logo, render_text
 from monai_miadmark.options import PRESETS, Preset, ProtectOptions
 from monai_miadmark.region import mask_on_grid, salient_boxes
 
-__all__ = ["Critic", "Marker", "Perturber", "canonical_display", "footprint", "make_mark"]
+__all__ = ["MarkCritic", "Marker", "Perturber", "canonical_display", "footprint", "make_mark"]
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Perturber(Protocol):
         ...
 
 
-class Critic(Protocol):
+class MarkCritic(Protocol):
     """Tells what diagnostic models look at and how far they are misled."""
 
     def saliency(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -77,7 +77,7 @@ class Marker(Protocol):
     """What :func:`make_mark` needs from the network side."""
 
     @property
-    def critic(self) -> Critic:
+    def critic(self) -> MarkCritic:
         """The ensemble as a judge."""
         ...
 
@@ -228,7 +228,7 @@ def _place_logo(
 
 
 def _positions(
-    critic: Critic,
+    critic: MarkCritic,
     clean: NDArray[np.float32],
     region: NDArray[np.bool_],
     alpha: NDArray[np.uint8],

@@ -20,8 +20,8 @@ __all__ = [
     "load_pretrained",
     "load_weights",
     "margin",
-    "resize",
     "save_weights",
+    "to_square",
 ]
 
 
@@ -65,7 +65,7 @@ class Surrogate(nn.Module):
             images = images.expand(-1, 3, -1, -1)
         if self.transposed:
             images = images.transpose(2, 3)
-        images = resize(images, self.input_size)
+        images = to_square(images, self.input_size)
         images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.network(images)
         return logits
@@ -139,7 +139,7 @@ def expected_margin(logits: Tensor, posterior: Tensor, floor: float = -8.0) -> T
     return (posterior * margins.clamp_min(floor)).sum(1)
 
 
-def resize(images: Tensor, size: int) -> Tensor:
+def to_square(images: Tensor, size: int) -> Tensor:
     """Bring ``(B, C, H, W)`` to a square of ``size``, antialiased when it shrinks, as image loaders do."""
     if images.shape[-2:] == (size, size):
         return images

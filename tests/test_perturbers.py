@@ -16,7 +16,7 @@ from networks import ensemble, flat_budget, generator, pictures
 from monai_miadmark import perturbers
 from monai_miadmark.diversity import InputDiversity
 from monai_miadmark.generator import LATENT_SIZE
-from monai_miadmark.marking import Critic, Perturber
+from monai_miadmark.marking import MarkCritic, Perturber
 from monai_miadmark.perturbers import (
     EnsembleCritic,
     GeneratorPerturber,
@@ -202,7 +202,7 @@ class TestCritic:
     @pytest.mark.parametrize("size", [(1, 1), (1, 30), (17, 5), (64, 20)])
     @pytest.mark.parametrize("channels", [1, 2, 3, 4])
     def test_saliency_is_a_share_of_each_slice(self, size: tuple[int, int], channels: int) -> None:
-        critic: Critic = EnsembleCritic(ensemble())
+        critic: MarkCritic = EnsembleCritic(ensemble())
         saliency = critic.saliency(pictures(3, *size, channels))
         assert saliency.shape == (3, *size) and saliency.dtype == np.float32 and (saliency >= 0).all()
         np.testing.assert_allclose(saliency.sum((1, 2)), 1, rtol=1e-4)

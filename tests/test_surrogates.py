@@ -18,8 +18,8 @@ from monai_miadmark.surrogates import (
     load_ensemble,
     load_weights,
     margin,
-    resize,
     save_weights,
+    to_square,
 )
 
 IMAGES = torch.rand((3, 1, 40, 28), generator=torch.Generator().manual_seed(1))
@@ -49,11 +49,11 @@ class TestSurrogate:
         model = Surrogate(classifier().eval(), "tiny", SIDE)
         assert model(torch.rand(2, channels, *size)).shape == (2, CLASSES)
 
-    def test_resize_keeps_means_when_it_shrinks(self) -> None:
+    def test_resizing_keeps_means_when_it_shrinks(self) -> None:
         fine = torch.zeros(1, 1, 64, 64)
         fine[..., ::4] = 1  # would vanish, or fill all, without an antialiasing filter
-        torch.testing.assert_close(resize(fine, 16).mean(), torch.tensor(0.25), atol=0.02, rtol=0)
-        assert resize(fine, 64) is fine
+        torch.testing.assert_close(to_square(fine, 16).mean(), torch.tensor(0.25), atol=0.02, rtol=0)
+        assert to_square(fine, 64) is fine
 
 
 class TestEnsemble:
