@@ -16,7 +16,7 @@ from pathlib import Path
 from monai_miadmark.errors import MIADMarkError
 from monai_miadmark.files import SIDECAR_SUFFIX, TEMPORARY_SUFFIX
 
-__all__ = ["BatchError", "Failure", "Job", "Plan", "Report", "plan", "run"]
+__all__ = ["BatchError", "Failure", "Job", "Plan", "Report", "plan", "run_jobs"]
 
 _log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def plan(sources: Sequence[Path], out: Path, name: Callable[[Path], str | None])
     return Plan(tuple(jobs), tuple(failures))
 
 
-def run(
+def run_jobs(
     planned: Plan,
     work: Callable[[Job], Path],
     track: Callable[[Sequence[Job]], Iterable[Job]] = iter,

@@ -34,10 +34,10 @@ class Visibility:
         gain: factor on all of it; the presets differ by it.
     """
 
-    floor: float = 2 / 255
-    contrast: float = 0.35
+    floor: float = 7 / 255
+    contrast: float = 0.15
     luminance: float = 0.02
-    ceiling: float = 20 / 255
+    ceiling: float = 16 / 255
     dark: float = 0.035
     gain: float = 1.0
 

@@ -258,7 +258,7 @@ def _run(planned: batch.Plan, work: Callable[[batch.Job], Path], done: str) -> i
     def failed(failure: batch.Failure) -> None:
         tqdm.write(f"miadmark: {_shown(failure.path)}: {_shown(failure.reason)}", file=sys.stderr)
 
-    report = batch.run(planned, work, track, failed)
+    report = batch.run_jobs(planned, work, track, failed)
     count, lost = len(report.done), len(report.failures)
     files_done = f"{count} file{'' if count == 1 else 's'}"
     _say(f"{done} {files_done}{f', {lost} failed' if lost else ''} in {report.seconds:.1f} s")
@@ -274,9 +274,9 @@ def _recipients(options: Namespace) -> list[keys.Recipient]:
     return list(found.values())
 
 
-def _identities(options: Namespace) -> list[keys.Identity]:
+def _identities(options: Namespace) -> list[keys.KeyIdentity]:
     """Private keys of ``-i``, and the passphrase."""
-    identities: list[keys.Identity] = [_unlock(path, keys.load_identity) for path in options.identity]
+    identities: list[keys.KeyIdentity] = [_unlock(path, keys.load_identity) for path in options.identity]
     if options.passphrase:
         identities.append(_checked(keys.PassphraseIdentity, _passphrase("Passphrase: ")))
     if not identities:

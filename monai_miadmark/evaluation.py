@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from monai_miadmark.exact import Mark, add_correction, apply_mark, estimate, find_correction
+from monai_miadmark.exact import ImageMark, add_correction, apply_mark, estimate, find_correction
 from monai_miadmark.image import Bounds, StoredImage, Window
 from monai_miadmark.interpolate import upsample
 from monai_miadmark.marking import Marker, footprint, make_mark
@@ -47,7 +47,7 @@ def stored_raster(path: str | os.PathLike[str], mode: str = "L") -> StoredImage:
     return StoredImage(pixels.reshape(1, *pixels.shape[:2], -1), Bounds(0, 255), Window(0, 255))
 
 
-def logo_mask(mark: Mark, shape: Sequence[int]) -> NDArray[np.bool_]:
+def logo_mask(mark: ImageMark, shape: Sequence[int]) -> NDArray[np.bool_]:
     """Where a mark's logo stands, ``(N, H, W)``: its ink, and the two cells around it that share its budget."""
     slices, height, width = shape[:3]
     if mark.logo is None or mark.field is None:

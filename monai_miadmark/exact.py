@@ -23,7 +23,16 @@ from monai_miadmark.image import Bounds, StoredImage, Window
 from monai_miadmark.interpolate import FRACTION_BITS, canonical_shape, fixed_rows
 from monai_miadmark.logo import Logo
 
-__all__ = ["MAX_STEP", "Mark", "add_correction", "apply_mark", "check_mark", "estimate", "find_correction", "step_for"]
+__all__ = [
+    "MAX_STEP",
+    "ImageMark",
+    "add_correction",
+    "apply_mark",
+    "check_mark",
+    "estimate",
+    "find_correction",
+    "step_for",
+]
 
 MAX_STEP = (1 << 40) - 1
 """Largest step: a window of all 2**32 values of 32-bit samples needs 2**39.01."""
@@ -37,7 +46,7 @@ _BAND_SAMPLES = 1 << 17  # int64 temporaries of 1 MiB stay in the second-level c
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Mark:
+class ImageMark:
     """What is done to an image.
 
     Attributes:
@@ -61,7 +70,7 @@ class Mark:
             raise ValueError(f"exponent must be in {_EXPONENTS.start}..{_EXPONENTS.stop - 1}, not {self.exponent}")
 
     def __repr__(self) -> str:
-        return f"Mark(field={self.field!r}, logo={self.logo!r}, mask={self.mask is not None})"
+        return f"ImageMark(field={self.field!r}, logo={self.logo!r}, mask={self.mask is not None})"
 
 
 class _Limits(NamedTuple):
@@ -81,8 +90,8 @@ def step_for(window: Window, dtype: np.dtype[Any] | type[np.generic] | str) -> t
         dtype: type of the samples.
 
     Returns:
-        ``(step, exponent)`` for :class:`Mark`. For float32 one field unit is 2**8 to 2**9 lattice units: a power of
-        two as lattice keeps ``x + delta`` exact wherever x has some bits to spare.
+        ``(step, exponent)`` for :class:`ImageMark`. For float32 one field unit is 2**8 to 2**9 lattice units: a power
+        of two as lattice keeps ``x + delta`` exact wherever x has some bits to spare.
     """
     unit = min(window.width, 2.0**140) / UNITS  # the difference of two large floats may be infinite
     if np.dtype(dtype).kind != "f":
@@ -91,7 +100,7 @@ def step_for(window: Window, dtype: np.dtype[Any] | type[np.generic] | str) -> t
     return max(1, round(math.ldexp(unit, _STEP_BITS - exponent))), exponent
 
 
-def check_mark(mark: Mark, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def check_mark(mark: ImageMark, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Refuse a mark that does not fit samples ``(N, H, W, C)``.
 
     Raises:
@@ -110,7 +119,7 @@ def check_mark(mark: Mark, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None
         raise ValueError("integer samples need exponent 0")
 
 
-def apply_mark(image: StoredImage, mark: Mark) -> NDArray[Any]:
+def apply_mark(image: StoredImage, mark: ImageMark) -> NDArray[Any]:
     """Protect: blend the logo, add the field, clip to the bounds.
 
     A sample stays bit-identical where the mask says so, in the padding, outside the bounds and where it is not
@@ -130,7 +139,7 @@ def apply_mark(image: StoredImage, mark: Mark) -> NDArray[Any]:
     return _transform(image.values, mark, image.bounds, image.padding, undo=False)
 
 
-def estimate(values: NDArray[Any], mark: Mark, bounds: Bounds, padding: tuple[int, int] | None) -> NDArray[Any]:
+def estimate(values: NDArray[Any], mark: ImageMark, bounds: Bounds, padding: tuple[int, int] | None) -> NDArray[Any]:
     """Undo a mark as far as can be done without the correction.
 
     Args:
@@ -204,7 +213,7 @@ def _unordered(mapped: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 def _transform(
-    values: NDArray[Any], mark: Mark, bounds: Bounds, padding: tuple[int, int] | None, undo: bool
+    values: NDArray[Any], mark: ImageMark, bounds: Bounds, padding: tuple[int, int] | None, undo: bool
 ) -> NDArray[Any]:
     """Apply or undo a mark band by band; samples that do not move are copied bit by bit."""
     result = values.copy()
@@ -238,7 +247,7 @@ def _transform(
 
 
 def _bands(
-    mark: Mark, shape: tuple[int, ...]
+    mark: ImageMark, shape: tuple[int, ...]
 ) -> Iterator[tuple[int, slice, NDArray[np.int64] | None, NDArray[np.int64] | None]]:
     """Slice, rows, field ``(rows, W, 1 or C)`` in stored units, ink ``(rows, W, 1)`` in 1/65536; no quiet bands."""
     n, height, width, channels = shape

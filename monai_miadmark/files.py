@@ -17,7 +17,7 @@ from typing import NamedTuple
 from monai_miadmark import pipeline
 from monai_miadmark.errors import MIADMarkError, UnsupportedImageError
 from monai_miadmark.formats import carrier_for
-from monai_miadmark.keys import Identity, Recipient, Signer, Verifier
+from monai_miadmark.keys import KeyIdentity, Recipient, Signer, Verifier
 from monai_miadmark.marking import Marker
 from monai_miadmark.masks import read_mask
 from monai_miadmark.options import ProtectOptions
@@ -190,7 +190,7 @@ def protected_name(path: Path) -> str:
     return path.name
 
 
-def restored_name(path: Path, identities: Sequence[Identity]) -> str | None:
+def restored_name(path: Path, identities: Sequence[KeyIdentity]) -> str | None:
     """Name that the restored form of a protected file will have, or ``None`` where it cannot be restored."""
     with contextlib.suppress(MIADMarkError, OSError, ValueError):
         source = read_protected(path)
@@ -270,7 +270,7 @@ def protect_file(
 def remove_file(
     src: Path,
     folder: Path,
-    identities: Sequence[Identity],
+    identities: Sequence[KeyIdentity],
     *,
     require_signer: Verifier | None = None,
     overwrite: bool = False,
@@ -301,7 +301,7 @@ def remove_file(
 
 
 def grant_file(
-    src: Path, folder: Path, identity: Identity, recipients: Sequence[Recipient], *, overwrite: bool = False
+    src: Path, folder: Path, identity: KeyIdentity, recipients: Sequence[Recipient], *, overwrite: bool = False
 ) -> Path:
     """Copy a protected file into ``folder``, sealed for further recipients; errors as :func:`remove_file`."""
     source = _for_resealing(src, folder, overwrite)
@@ -310,7 +310,7 @@ def grant_file(
 
 
 def revoke_file(
-    src: Path, folder: Path, identity: Identity, recipients: Sequence[Recipient | bytes], *, overwrite: bool = False
+    src: Path, folder: Path, identity: KeyIdentity, recipients: Sequence[Recipient | bytes], *, overwrite: bool = False
 ) -> Path:
     """Copy a protected file into ``folder``, no longer sealed for ``recipients`` (or key ids).
 

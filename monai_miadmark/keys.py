@@ -27,7 +27,7 @@ from monai_miadmark.passphrases import PassphraseIdentity, PassphraseRecipient, 
 from monai_miadmark.pkcs8 import encrypted_pkcs8_pem
 from monai_miadmark.recipients import CmsIdentity, CmsRecipient, HpkeIdentity, HpkeRecipient, generate_identity
 from monai_miadmark.signatures import SIGNATURE_KINDS, Signer, Verifier, generate_signer
-from monai_miadmark.wrapping import HPKE_KINDS, KINDS, Identity, Recipient
+from monai_miadmark.wrapping import HPKE_KINDS, KINDS, KeyIdentity, Recipient
 
 __all__ = [
     "HPKE_KINDS",
@@ -37,7 +37,7 @@ __all__ = [
     "CmsRecipient",
     "HpkeIdentity",
     "HpkeRecipient",
-    "Identity",
+    "KeyIdentity",
     "KeyPaths",
     "PassphraseIdentity",
     "PassphraseRecipient",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from monai_miadmark.budget import block_scales, cell_budget, visibility_map
-from monai_miadmark.exact import Mark, step_for
+from monai_miadmark.exact import ImageMark, step_for
 from monai_miadmark.field import quantize
 from monai_miadmark.image import StoredImage, displayed
 from monai_miadmark.interpolate import canonical_shape
@@ -115,7 +115,7 @@ def canonical_display(image: StoredImage) -> NDArray[np.float32]:
     return display
 
 
-def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, latent: bytes) -> Mark:
+def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, latent: bytes) -> ImageMark:
     """Choose region, budget, logo and field for an image.
 
     Args:
@@ -147,7 +147,7 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
     if image.window.inverted:  # bright is small here: what the networks add, the stored values lose
         field = type(field)(-field.levels, field.scales)
     step, exponent = step_for(image.window, image.values.dtype)
-    return Mark(field=field, logo=placed.logo, mask=mask, step=step, exponent=exponent)
+    return ImageMark(field=field, logo=placed.logo, mask=mask, step=step, exponent=exponent)
 
 
 def footprint(logo: Logo, slices: int, h: int, w: int) -> NDArray[np.bool_]:

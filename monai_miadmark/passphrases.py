@@ -89,7 +89,7 @@ class PassphraseIdentity(Secret):
         self._keys: dict[tuple[bytes, int, int, int], bytes] = {}
 
     def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        """See :class:`Identity`."""
+        """See :class:`KeyIdentity`."""
         if len(wrapped) != _PASSPHRASE_WRAP.size:
             raise cannot_unwrap(self)
         salt, memory_kib, iterations, lanes, nonce, sealed = _PASSPHRASE_WRAP.unpack(wrapped)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from monai_miadmark.diversity import InputDiversity, gaussian_blur
 from monai_miadmark.generator import LATENT_SIZE, PerturbationGenerator
-from monai_miadmark.surrogates import SurrogateEnsemble, expected_margin
+from monai_miadmark.surrogates import SurrogateEnsemble, expected_margin, to_square
 
 __all__ = ["EnsembleCritic", "GeneratorPerturber", "GradientPerturber", "latent_tensor", "random_generator"]
 
@@ -79,6 +79,7 @@ class GradientPerturber:
         step_size: of the first step, as a fraction of the budget; it falls linearly to a fifth.
         decay: of the momentum.
         diversity: changes applied in front of the ensemble; ``None`` for none.
+        views: draws of the diversity whose gradients are averaged in each step.
         device: where it runs.
     """
 
@@ -90,6 +91,7 @@ class GradientPerturber:
         step_size: float = 0.35,
         decay: float = 0.9,
         diversity: InputDiversity | None = InputDiversity(),  # noqa: B008 - it holds no state
+        views: int = 2,
         device: torch.device | str = "cpu",
     ) -> None:
         if steps < 1:
@@ -97,6 +99,8 @@ class GradientPerturber:
         self.device = torch.device(device)
         self.ensemble = ensemble.to(self.device)
         self.steps, self.start, self.step_size, self.decay, self.diversity = steps, start, step_size, decay, diversity
+        self.views = views
+        self.view_size = ensemble.input_size
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(steps={self.steps}, start={self.start!r}, device={str(self.device)!r})"
@@ -132,9 +136,13 @@ class GradientPerturber:
             if step >= self.steps * 2 // 3:
                 levels = field + (torch.round(field * 2) / 2 - field).detach()
             marked = _colors((images + levels * budget).clamp(0, 1))
+            views = marked
             if self.diversity is not None:
-                marked = self.diversity(marked, rng)
-            loss = torch.stack([expected_margin(z, posterior) for z in self.ensemble(marked)]).sum()
+                # Views of several sizes become one batch: for one image this costs little more than a single view.
+                drawn = [self.diversity(marked, rng) for _ in range(self.views)]
+                views = torch.cat([to_square(view, self.view_size) for view in drawn])
+            targets = posterior.repeat(len(views) // len(posterior), 1)
+            loss = torch.stack([expected_margin(z, targets) for z in self.ensemble(views)]).sum()
             (gradient,) = torch.autograd.grad(loss, field)
             gradient = _normalized(gradient) + _normalized(gaussian_blur(gradient, 1.5))
             momentum = self.decay * momentum + gradient

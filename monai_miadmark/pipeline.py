@@ -24,7 +24,7 @@ from monai_miadmark.options import ProtectOptions
 from monai_miadmark.record import RecoveryRecord
 from monai_miadmark.shell import SourceShell
 from monai_miadmark.signatures import Signer, Verifier
-from monai_miadmark.wrapping import Identity, Recipient
+from monai_miadmark.wrapping import KeyIdentity, Recipient
 
 __all__ = [
     "ProtectedBytes",
@@ -98,7 +98,7 @@ def protect_image(
 
 
 def restore_image(
-    values: NDArray[Any], envelope: bytes, identities: Sequence[Identity], require_signer: Verifier | None = None
+    values: NDArray[Any], envelope: bytes, identities: Sequence[KeyIdentity], require_signer: Verifier | None = None
 ) -> NDArray[Any]:
     """Undo :func:`protect_image`, bit for bit.
 
@@ -163,7 +163,7 @@ def protect_bytes(
 
 def remove_bytes(
     data: bytes,
-    identities: Sequence[Identity],
+    identities: Sequence[KeyIdentity],
     envelope: bytes | None = None,
     require_signer: Verifier | None = None,
 ) -> RestoredBytes:
@@ -232,14 +232,14 @@ def verify_bytes(data: bytes, envelope: bytes | None = None, signer: Verifier | 
 
 
 def grant_bytes(
-    data: bytes, identity: Identity, recipients: Sequence[Recipient], envelope: bytes | None = None
+    data: bytes, identity: KeyIdentity, recipients: Sequence[Recipient], envelope: bytes | None = None
 ) -> tuple[bytes, bytes]:
     """Add recipients, without the original: the file with its new record (unchanged with a sidecar), the envelope."""
     return _resealed(data, envelope, lambda sealed: seal.grant(sealed, identity, recipients))
 
 
 def revoke_bytes(
-    data: bytes, identity: Identity, recipients: Sequence[Recipient | bytes], envelope: bytes | None = None
+    data: bytes, identity: KeyIdentity, recipients: Sequence[Recipient | bytes], envelope: bytes | None = None
 ) -> tuple[bytes, bytes]:
     """Take recipients away, without the original; what they copied before stays readable to them."""
     return _resealed(data, envelope, lambda sealed: seal.revoke(sealed, identity, recipients))
@@ -277,7 +277,7 @@ def _open_protected(data: bytes, envelope: bytes | None) -> tuple[Carrier, Prote
 
 
 def read_record(
-    envelope: bytes, values: NDArray[Any], identities: Sequence[Identity], require_signer: Verifier | None = None
+    envelope: bytes, values: NDArray[Any], identities: Sequence[KeyIdentity], require_signer: Verifier | None = None
 ) -> RecoveryRecord:
     """Unseal the record that belongs to protected samples ``(N, H, W, C)``; raises as :func:`restore_image`."""
     opened = seal.open_envelope(envelope, identities, pixel_digest(values), require_signer)

@@ -151,7 +151,7 @@ class HpkeIdentity(Secret):
             self._parts = (mlkem_key, key)
 
     def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        """See :class:`Identity`."""
+        """See :class:`KeyIdentity`."""
         try:
             content_key = _suite(self.kind).decrypt(wrapped, self._key, info=context)
         except (InvalidTag, ValueError):
@@ -243,7 +243,7 @@ class CmsIdentity(Secret):
         self._key = key
 
     def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        """See :class:`Identity`."""
+        """See :class:`KeyIdentity`."""
         certificate = self.recipient.certificate
         try:
             content = pkcs7.pkcs7_decrypt_der(wrapped, certificate, self._key, [])

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from monai_miadmark import exact
 from monai_miadmark.errors import TamperedError, UnsupportedImageError
-from monai_miadmark.exact import Mark, check_mark
+from monai_miadmark.exact import ImageMark, check_mark
 from monai_miadmark.field import Field
 from monai_miadmark.image import MAX_CHANNELS, STORED_DTYPES, Bounds, StoredImage, pixel_digest
 from monai_miadmark.logo import Logo
@@ -74,7 +74,7 @@ class RecoveryRecord:
     dtype: str
     bounds: Bounds
     padding: tuple[int, int] | None
-    mark: Mark | None
+    mark: ImageMark | None
     correction: NDArray[Any] | None
     shell: SourceShell | None
     original_pixels: bytes
@@ -105,7 +105,7 @@ class RecoveryRecord:
     def build(
         cls,
         image: StoredImage,
-        mark: Mark,
+        mark: ImageMark,
         protected: NDArray[Any],
         shell: SourceShell | None = None,
         original_file: bytes | None = None,
@@ -283,7 +283,7 @@ def _read(data: bytes, limit: int) -> RecoveryRecord:
     return record
 
 
-def _mark_head(mark: Mark, parts: SectionWriter) -> dict[str, Any]:
+def _mark_head(mark: ImageMark, parts: SectionWriter) -> dict[str, Any]:
     """Head and sections of a mark."""
     head: dict[str, Any] = {"step": int(mark.step), "exponent": int(mark.exponent), "field": None, "logo": None}
     head["mask"] = mark.mask is not None
@@ -303,7 +303,7 @@ def _mark_head(mark: Mark, parts: SectionWriter) -> dict[str, Any]:
     return head
 
 
-def _read_mark(head: Any, shape: tuple[int, int, int, int], sections: SectionReader) -> Mark:
+def _read_mark(head: Any, shape: tuple[int, int, int, int], sections: SectionReader) -> ImageMark:
     """Inverse of :func:`_mark_head`."""
     keys(head, {"step", "exponent", "field", "logo", "mask"})
     n, height, width, channels = shape
@@ -325,7 +325,7 @@ def _read_mark(head: Any, shape: tuple[int, int, int, int], sections: SectionRea
     if typed(head["mask"], bool):
         packed = np.frombuffer(sections.take("mask", -(-n * height * width // 8)), np.uint8)
         mask = np.unpackbits(packed, count=n * height * width).view(np.bool_).reshape(n, height, width)
-    return Mark(field, logo, mask, typed(head["step"], int), typed(head["exponent"], int))
+    return ImageMark(field, logo, mask, typed(head["step"], int), typed(head["exponent"], int))
 
 
 def _correction_head(correction: NDArray[Any], parts: SectionWriter) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from monai_miadmark.envelope import (
 from monai_miadmark.errors import SignatureError, TamperedError, UnsupportedImageError, WrongKeyError
 from monai_miadmark.recipients import decode_roster, encode_roster
 from monai_miadmark.signatures import Signer, Verifier
-from monai_miadmark.wrapping import CONTENT_KEY_BYTES, Identity, Recipient
+from monai_miadmark.wrapping import CONTENT_KEY_BYTES, KeyIdentity, Recipient
 
 __all__ = [
     "EnvelopeInfo",
@@ -115,7 +115,7 @@ def seal(
 
 def open_envelope(
     envelope: bytes,
-    identities: Iterable[Identity],
+    identities: Iterable[KeyIdentity],
     protected_pixels: bytes | None = None,
     require_signer: Verifier | None = None,
 ) -> Opened:
@@ -164,7 +164,7 @@ def verify_envelope(envelope: bytes, protected_pixels: bytes | None, signer: Ver
     return inspect_envelope(envelope)
 
 
-def grant(envelope: bytes, identity: Identity, recipients: Iterable[Recipient]) -> bytes:
+def grant(envelope: bytes, identity: KeyIdentity, recipients: Iterable[Recipient]) -> bytes:
     """Let others open a record too, without the original image.
 
     Args:
@@ -189,7 +189,7 @@ def grant(envelope: bytes, identity: Identity, recipients: Iterable[Recipient]) 
     return _reseal(unsealed, unsealed.content_key, wrapped, [*unsealed.roster.values(), *added])
 
 
-def revoke(envelope: bytes, identity: Identity, recipients: Iterable[Recipient | bytes]) -> bytes:
+def revoke(envelope: bytes, identity: KeyIdentity, recipients: Iterable[Recipient | bytes]) -> bytes:
     """Take recipients out of a record, without the original image.
 
     The rest get a fresh content key. Who was taken out can still open a copy of the old envelope.
@@ -280,7 +280,7 @@ def _encrypt(header: Header, content_key: bytes, payload: bytes) -> bytes:
     return finish_envelope(prefix, AESGCM(content_key).encrypt(header.nonce, payload, prefix))
 
 
-def _unseal(envelope: Envelope, identities: Iterable[Identity]) -> _Unsealed:
+def _unseal(envelope: Envelope, identities: Iterable[KeyIdentity]) -> _Unsealed:
     """Find the content key, decrypt, and check the commitment."""
     header = envelope.header
     opened_by, content_key = _find_content_key(header, identities)
@@ -297,12 +297,12 @@ def _unseal(envelope: Envelope, identities: Iterable[Identity]) -> _Unsealed:
     return _Unsealed(header, opened_by, content_key, roster, salt, record)
 
 
-def _find_content_key(header: Header, identities: Iterable[Identity]) -> tuple[WrappedKey, bytes]:
+def _find_content_key(header: Header, identities: Iterable[KeyIdentity]) -> tuple[WrappedKey, bytes]:
     """The first wrapped key that one of the identities unwraps."""
     context = _wrap_context(header.protected_pixels)
     # Passphrases last: they have to be tried, and each trial is meant to be slow.
     ordered = sorted(identities, key=lambda identity: identity.key_id is None)
-    addressed: Identity | None = None
+    addressed: KeyIdentity | None = None
     for identity in ordered:
         for key in header.wrapped_keys:
             if key.kind != identity.kind or identity.key_id not in (None, key.key_id):

@@ -86,6 +86,7 @@ class SurrogateEnsemble(nn.Module):
         if not members:
             raise ValueError("an ensemble needs at least one surrogate")
         self.members = nn.ModuleList(members)
+        self.input_size = max(member.input_size for member in members)
         self.requires_grad_(False)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         super().train(False)

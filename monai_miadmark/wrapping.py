@@ -14,7 +14,7 @@ __all__ = [
     "HPKE_KINDS",
     "KEY_ID_BYTES",
     "KINDS",
-    "Identity",
+    "KeyIdentity",
     "Recipient",
     "Secret",
     "cannot_unwrap",
@@ -48,7 +48,7 @@ class Recipient(Protocol):
         """What :func:`recipient_from_public_bytes` needs to wrap for this recipient again; empty for a passphrase."""
 
 
-class Identity(Protocol):
+class KeyIdentity(Protocol):
     """Unwraps content keys. Never shows its secret and is never pickled."""
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from monai_miadmark.exact import MAX_STEP, Mark, step_for
+from monai_miadmark.exact import MAX_STEP, ImageMark, step_for
 from monai_miadmark.field import Field, block_shape
 from monai_miadmark.image import STORED_DTYPES, Bounds, StoredImage, Window
 from monai_miadmark.logo import Logo
@@ -92,7 +92,7 @@ def logos(draw: st.DrawFn, n: int, channels: int) -> Logo:
 
 
 @st.composite
-def marks(draw: st.DrawFn, image: StoredImage) -> Mark:
+def marks(draw: st.DrawFn, image: StoredImage) -> ImageMark:
     """Marks with any of their parts, that fit an image."""
     n, height, width, channels = image.values.shape
     field = draw(st.none() | fields(n, height, width, channels))
@@ -103,11 +103,11 @@ def marks(draw: st.DrawFn, image: StoredImage) -> Mark:
     if draw(st.booleans()):
         step = draw(st.integers(0, MAX_STEP))
         exponent = draw(st.integers(-1074, 1000)) if image.values.dtype.kind == "f" else 0
-    return Mark(field, logo, mask, step, exponent)
+    return ImageMark(field, logo, mask, step, exponent)
 
 
 @st.composite
-def marked_images(draw: st.DrawFn, longest: int = 21) -> tuple[StoredImage, Mark]:
+def marked_images(draw: st.DrawFn, longest: int = 21) -> tuple[StoredImage, ImageMark]:
     """An image and a mark for it."""
     image = draw(images(longest))
     return image, draw(marks(image))

@@ -13,7 +13,7 @@ import samples
 from doubles import NoiseMarker
 
 from monai_miadmark import batch, files
-from monai_miadmark.batch import BatchError, Failure, Job, Plan, plan, run
+from monai_miadmark.batch import BatchError, Failure, Job, Plan, plan, run_jobs
 from monai_miadmark.errors import TamperedError
 from monai_miadmark.keys import generate_identity
 from monai_miadmark.options import ProtectOptions
@@ -135,7 +135,7 @@ class TestRun:
             return job.folder / job.source.name
 
         planned = plan([folder, folder / "absent"], tmp_path / "out", same)
-        report = run(planned, work, failed=lambda failure: told.append(failure.reason))
+        report = run_jobs(planned, work, failed=lambda failure: told.append(failure.reason))
         assert [source.name for source, _ in report.done] == ["c.txt"]
         assert told == ["no such file", "unexpected KeyError (--verbose shows where)", "TamperedError: changed"]
         assert [failure.reason for failure in report.failures] == told
@@ -146,7 +146,7 @@ class TestRun:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            run(plan([folder], tmp_path / "out", same), work)
+            run_jobs(plan([folder], tmp_path / "out", same), work)
 
     def test_reasons_are_one_line_for_a_person(self, tmp_path: Path) -> None:
         path = tmp_path / "a"
@@ -163,7 +163,7 @@ def test_a_folder_of_every_format_comes_back(tmp_path: Path) -> None:
     (tmp_path / "in" / "head" / "notes.txt").write_text("no image")
 
     planned = plan([tmp_path / "in"], tmp_path / "p", files.protected_name)
-    report = batch.run(
+    report = batch.run_jobs(
         planned,
         lambda job: files.protect_file(job.source, job.folder, [alice.recipient], NoiseMarker(), ProtectOptions()),
     )
@@ -173,7 +173,7 @@ def test_a_folder_of_every_format_comes_back(tmp_path: Path) -> None:
     assert set(samples.contents(tmp_path / "p")) == names
 
     planned = plan([tmp_path / "p"], tmp_path / "r", lambda path: files.restored_name(path, [alice]))
-    report = batch.run(planned, lambda job: files.remove_file(job.source, job.folder, [alice]))
+    report = batch.run_jobs(planned, lambda job: files.remove_file(job.source, job.folder, [alice]))
     assert not report.failures
     restored = samples.contents(tmp_path / "r")
     assert {n: samples.plain(n, d) for n, d in restored.items()} == {n: samples.plain(n, d) for n, d in made.items()}

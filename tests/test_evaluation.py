@@ -21,7 +21,7 @@ from torch import nn
 
 from monai_miadmark.datasets import data_list
 from monai_miadmark.evaluation import accuracy_table, evaluate, logo_mask, quality, stored_raster, write_report
-from monai_miadmark.exact import Mark, apply_mark
+from monai_miadmark.exact import ImageMark, apply_mark
 from monai_miadmark.interpolate import upsample
 from monai_miadmark.marking import make_mark
 from monai_miadmark.options import PRESETS, ProtectOptions
@@ -103,7 +103,11 @@ class TestLogoMask:
         assert change[~logo[0]].max() <= 255 * PRESETS["standard"].footprint
 
     def test_without_a_logo_it_is_empty(self) -> None:
-        assert not logo_mask(Mark(), (2, 9, 8, 1)).any() and logo_mask(Mark(), (2, 9, 8, 1)).shape == (2, 9, 8)
+        assert not logo_mask(ImageMark(), (2, 9, 8, 1)).any() and logo_mask(ImageMark(), (2, 9, 8, 1)).shape == (
+            2,
+            9,
+            8,
+        )
 
 
 class TestStoredRaster:

@@ -13,7 +13,7 @@ from strategies import bits
 
 from monai_miadmark.exact import (
     MAX_STEP,
-    Mark,
+    ImageMark,
     add_correction,
     apply_mark,
     check_mark,
@@ -27,7 +27,7 @@ from monai_miadmark.interpolate import upsample
 from monai_miadmark.logo import Logo
 
 
-def _restored(image: StoredImage, mark: Mark, protected: np.ndarray) -> np.ndarray:
+def _restored(image: StoredImage, mark: ImageMark, protected: np.ndarray) -> np.ndarray:
     """What a recipient gets: the correction is found once, the estimate is made again."""
     correction = find_correction(image.values, estimate(protected, mark, image.bounds, image.padding))
     return add_correction(estimate(protected.copy(), mark, image.bounds, image.padding), correction)
@@ -76,7 +76,7 @@ def test_large_and_narrow_images(dtype, seed, channels, tall):
     image = StoredImage(values, Bounds(-np.inf, np.inf), Window(0, 255), (3, 9))
     logo = Logo(np.full((5, 30), 255, np.uint8), np.array([[1, 1]], np.int32), 150, (255.0,) * channels)
     field = _field(values, 100, seed, grid=(256, 6) if tall else (6, 256))
-    mark = Mark(field, logo, None, *step_for(image.window, values.dtype))
+    mark = ImageMark(field, logo, None, *step_for(image.window, values.dtype))
     protected = apply_mark(image, mark)
     assert not np.array_equal(bits(protected), bits(values))
     assert np.array_equal(bits(_restored(image, mark, protected)), bits(values))
@@ -91,7 +91,7 @@ def test_integers_equal_arithmetic_without_limits(dtype, step):
     values = rng.choice([info.min, info.min + 1, 0, 100, info.max - 1, info.max], (1, 7, 9, 2)).astype(dtype)
     field = _field(values, 127, grid=(3, 4))
     logo = Logo(np.full((3, 4), 255, np.uint8), np.array([[0, 1]], np.int32), 191, (float(info.max), float(info.min)))
-    mark = Mark(field, logo, None, step)
+    mark = ImageMark(field, logo, None, step)
     image = StoredImage(values, Bounds(info.min + 1, info.max), Window(0, 1))
     protected = apply_mark(image, mark)
     wide = upsample(field.cells()[0, :, :, 0], 7, 9)
@@ -110,7 +110,7 @@ def test_integers_equal_arithmetic_without_limits(dtype, step):
 def test_no_correction_where_nothing_clips(dtype):
     values = np.random.default_rng(0).integers(60, 100, (2, 33, 31, 3)).astype(dtype)
     image = StoredImage(values, Bounds(0, 127), Window(0, 255))
-    mark = Mark(_field(values), None, None, *step_for(image.window, values.dtype))
+    mark = ImageMark(_field(values), None, None, *step_for(image.window, values.dtype))
     protected = apply_mark(image, mark)
     assert (protected != values).mean() > 0.5
     assert not find_correction(values, estimate(protected, mark, image.bounds, None)).any()
@@ -119,7 +119,7 @@ def test_no_correction_where_nothing_clips(dtype):
 def test_no_correction_for_floats_with_bits_to_spare():
     values = np.random.default_rng(0).integers(-1000, 3000, (1, 64, 64, 1)).astype(np.float32)
     image = StoredImage(values, Bounds(-10000, 10000), Window(-160, 240))
-    mark = Mark(_field(values), None, None, *step_for(image.window, values.dtype))
+    mark = ImageMark(_field(values), None, None, *step_for(image.window, values.dtype))
     protected = apply_mark(image, mark)
     assert (protected != values).mean() > 0.5
     assert not find_correction(values, estimate(protected, mark, image.bounds, None)).any()
@@ -129,7 +129,7 @@ def test_saturated_background_needs_no_correction():
     values = np.zeros((1, 64, 64, 1), np.uint8)
     values[:, :, 32:] = 255
     image = StoredImage(values, Bounds(0, 255), Window(0, 255))
-    mark = Mark(_field(values), None, None, *step_for(image.window, values.dtype))
+    mark = ImageMark(_field(values), None, None, *step_for(image.window, values.dtype))
     protected = apply_mark(image, mark)
     assert not np.array_equal(protected, values)
     assert not find_correction(values, estimate(protected, mark, image.bounds, None)).any()
@@ -139,7 +139,7 @@ def test_blend_is_undone_to_a_few_units():
     values = np.random.default_rng(0).integers(0, 4096, (1, 40, 50, 1)).astype(np.uint16)
     image = StoredImage(values, Bounds(0, 4095), Window(0, 4095))
     logo = Logo(np.full((40, 50), 255, np.uint8), np.zeros((1, 2), np.int32), 191, (4095.0,))
-    mark = Mark(None, logo)
+    mark = ImageMark(None, logo)
     guess = estimate(apply_mark(image, mark), mark, image.bounds, None)
     assert np.abs(guess.astype(int) - values.astype(int)).max() <= 2
 
@@ -170,7 +170,7 @@ def test_subnormal_samples_neither_move_nor_arise():
     tiny = np.finfo(np.float32).tiny
     values = np.array([tiny / 2, -tiny / 4, tiny, 0.0, 3 * tiny, -0.0], np.float32).reshape(1, 1, 6, 1)
     image = StoredImage(values, Bounds(-1, 1), Window(0, float(tiny)))
-    mark = Mark(_field(values, 127), None, None, *step_for(image.window, values.dtype))
+    mark = ImageMark(_field(values, 127), None, None, *step_for(image.window, values.dtype))
     protected = apply_mark(image, mark)
     assert np.array_equal(bits(protected)[..., :2, :], bits(values)[..., :2, :])
     assert not ((protected != 0) & (np.abs(protected) < tiny))[..., 2:, :].any()
@@ -181,7 +181,7 @@ def test_negative_zero_keeps_its_sign_where_nothing_is_added():
     values = np.full((1, 8, 8, 1), -0.0, np.float32)
     levels = np.zeros((1, 8, 8, 1), np.int8)
     levels[0, 0, 0] = 2
-    mark = Mark(Field(levels, np.full((1, 2, 2), 9, np.uint8)), None, None, *step_for(Window(-1, 1), np.float32))
+    mark = ImageMark(Field(levels, np.full((1, 2, 2), 9, np.uint8)), None, None, *step_for(Window(-1, 1), np.float32))
     protected = apply_mark(StoredImage(values, Bounds(-1, 1), Window(-1, 1)), mark)
     assert protected[0, 0, 0, 0] > 0 and np.signbit(protected.ravel()[1:]).all()
 
@@ -203,25 +203,25 @@ def test_float_lattice(width):
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_extreme_windows_give_marks_that_are_allowed(dtype):
     for window in (Window(-1.7e308, 1.7e308), Window(0, 5e-324), Window(0, 2.0**100)):
-        Mark(None, None, None, *step_for(window, dtype))
+        ImageMark(None, None, None, *step_for(window, dtype))
 
 
 def test_marks_that_do_not_fit():
     values = np.zeros((2, 8, 9, 3), np.uint8)
     image = StoredImage(values, Bounds(0, 255), Window(0, 255))
     logo = Logo(np.ones((2, 2), np.uint8), np.zeros((2, 2), np.int32), 9, (1.0, 1.0, 1.0))
-    good = Mark(_field(values), logo, np.zeros((2, 8, 9), bool), 1)
+    good = ImageMark(_field(values), logo, np.zeros((2, 8, 9), bool), 1)
     check_mark(good, values.shape, values.dtype)
     for bad in (
-        Mark(_field(values[:1])),
-        Mark(_field(values, grid=(9, 9))),
-        Mark(_field(values, grid=(8, 10))),
-        Mark(Field(np.zeros((2, 8, 9, 2), np.int8), np.zeros((2, 2, 3), np.uint8))),
-        Mark(None, Logo(logo.alpha, logo.positions[:1], 9, logo.values)),
-        Mark(None, Logo(logo.alpha, logo.positions, 9, (1.0,))),
-        Mark(None, None, np.zeros((2, 9, 8), bool)),
-        Mark(None, None, np.zeros((2, 8, 9), np.uint8)),
-        Mark(exponent=1),
+        ImageMark(_field(values[:1])),
+        ImageMark(_field(values, grid=(9, 9))),
+        ImageMark(_field(values, grid=(8, 10))),
+        ImageMark(Field(np.zeros((2, 8, 9, 2), np.int8), np.zeros((2, 2, 3), np.uint8))),
+        ImageMark(None, Logo(logo.alpha, logo.positions[:1], 9, logo.values)),
+        ImageMark(None, Logo(logo.alpha, logo.positions, 9, (1.0,))),
+        ImageMark(None, None, np.zeros((2, 9, 8), bool)),
+        ImageMark(None, None, np.zeros((2, 8, 9), np.uint8)),
+        ImageMark(exponent=1),
     ):
         with pytest.raises(ValueError):
             apply_mark(image, bad)
@@ -229,7 +229,7 @@ def test_marks_that_do_not_fit():
             estimate(values, bad, image.bounds, None)
     for step, exponent in ((-1, 0), (MAX_STEP + 1, 0), (1, 5000), (1, -5000)):
         with pytest.raises(ValueError):
-            Mark(None, None, None, step, exponent)
+            ImageMark(None, None, None, step, exponent)
     with pytest.raises(ValueError):
         find_correction(values, values.astype(np.int8))
     with pytest.raises(ValueError):
@@ -239,7 +239,7 @@ def test_marks_that_do_not_fit():
 def test_memory_is_that_of_the_stack_and_not_of_a_wide_copy():
     values = np.zeros((40, 512, 512, 1), np.int16)
     image = StoredImage(values, Bounds(-1024, 3071), Window(-160, 240))
-    mark = Mark(_field(values, grid=(64, 64)), None, None, *step_for(image.window, values.dtype))
+    mark = ImageMark(_field(values, grid=(64, 64)), None, None, *step_for(image.window, values.dtype))
     tracemalloc.start()
     try:
         protected = apply_mark(image, mark)
@@ -253,4 +253,4 @@ def test_memory_is_that_of_the_stack_and_not_of_a_wide_copy():
 
 
 def test_repr_shows_no_values():
-    assert "array" not in repr(Mark(None, None, np.zeros((1, 2, 2), bool), 5))
+    assert "array" not in repr(ImageMark(None, None, np.zeros((1, 2, 2), bool), 5))

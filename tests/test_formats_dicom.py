@@ -221,8 +221,9 @@ def test_derived_image_rules() -> None:
     assert ds.ContributingEquipmentSequence[-1].Manufacturer
     assert ds[PRIVATE_GROUP, 0x10].value == PRIVATE_CREATOR and ds[PRIVATE_GROUP, 0x1002].VR == "OB"
     assert len(ds[PRIVATE_GROUP, 0x1002].value) % 2 == 0
-    kept = {element.tag for element in source} - {element.tag for element in ds}
-    assert not kept
+    # Trailing padding means nothing, and would hide that a file ends early; all else is there.
+    lost = {element.tag for element in source} - {element.tag for element in ds}
+    assert lost <= {0xFFFCFFFC}
 
 
 def test_what_the_source_had_is_kept_or_brought_up_to_date() -> None:

@@ -73,7 +73,7 @@ def private_pem(key: object) -> bytes:
     return encoded
 
 
-def identity_of(kind: str) -> tuple[keys.Identity, keys.Recipient]:
+def identity_of(kind: str) -> tuple[keys.KeyIdentity, keys.Recipient]:
     if kind == "passphrase":
         return keys.PassphraseIdentity("Grüße"), cheap_passphrase("Grüße")
     identity = make_vectors.identity("cms") if kind == "cms" else keys.generate_identity(kind)

@@ -14,7 +14,7 @@ from doubles import NoiseMarker
 from numpy.typing import NDArray
 from PIL import Image
 
-from monai_miadmark.exact import Mark, add_correction, apply_mark, estimate, find_correction
+from monai_miadmark.exact import ImageMark, add_correction, apply_mark, estimate, find_correction
 from monai_miadmark.image import Bounds, StoredImage, Window
 from monai_miadmark.interpolate import upsample
 from monai_miadmark.marking import canonical_display, footprint, make_mark
@@ -66,7 +66,7 @@ def invisible(**more: Any) -> ProtectOptions:
     return ProtectOptions(style="invisible", **more)
 
 
-def moved(image: StoredImage, mark: Mark) -> NDArray[np.float64]:
+def moved(image: StoredImage, mark: ImageMark) -> NDArray[np.float64]:
     """Change of each sample as a fraction of the window, ``(N, H, W, C)``."""
     return (apply_mark(image, mark).astype(np.float64) - image.values) / image.window.width
 

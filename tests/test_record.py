@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from strategies import bits
 
 from monai_miadmark.errors import TamperedError, UnsupportedImageError
-from monai_miadmark.exact import Mark, apply_mark, step_for
+from monai_miadmark.exact import ImageMark, apply_mark, step_for
 from monai_miadmark.field import Field, quantize
 from monai_miadmark.image import STORED_DTYPES, Bounds, StoredImage, Window
 from monai_miadmark.logo import Logo
@@ -41,7 +41,7 @@ def _example(dtype: str = "int16") -> tuple[StoredImage, np.ndarray, RecoveryRec
     image = StoredImage(values, Bounds(0, 110), Window(0, 100), (5, 5))
     field = quantize(rng.uniform(-1, 1, (2, 9, 10, 1)).astype(np.float32), np.full((2, 3, 3), 90, np.uint8))
     logo = Logo(np.full((3, 4), 99, np.uint8), np.array([[1, 2], [-1, 0]], np.int32), 120, (100.0,))
-    mark = Mark(field, logo, rng.random((2, 17, 19)) < 0.2, *step_for(image.window, values.dtype))
+    mark = ImageMark(field, logo, rng.random((2, 17, 19)) < 0.2, *step_for(image.window, values.dtype))
     protected = apply_mark(image, mark)
     return image, protected, RecoveryRecord.build(image, mark, protected, SHELL, b"f" * 32)
 
@@ -322,7 +322,7 @@ def test_record_of_a_slice_is_small():
     image = StoredImage(values, Bounds(-1024, 3071), Window(-160, 240))
     levels = rng.choice([-1, -0.5, 0, 0.5, 1], (1, 256, 256, 1), p=[0.22, 0.13, 0.3, 0.13, 0.22]).astype(np.float32)
     scales = rng.integers(6, 20, (1, 64, 64)).astype(np.uint8)
-    mark = Mark(quantize(levels, scales), None, None, *step_for(image.window, values.dtype))
+    mark = ImageMark(quantize(levels, scales), None, None, *step_for(image.window, values.dtype))
     record = RecoveryRecord.build(image, mark, apply_mark(image, mark))
     assert len(record.to_bytes()) <= 22 * 1024
 
@@ -351,7 +351,7 @@ def test_frozen_record():
     mask = np.zeros((2, 9, 7), bool)
     mask[1, 2:4] = True
     window = Window(-40, 60)
-    mark = Mark(Field(levels, np.full((2, 2, 2), 31, np.uint8)), logo, mask, *step_for(window, original.dtype))
+    mark = ImageMark(Field(levels, np.full((2, 2, 2), 31, np.uint8)), logo, mask, *step_for(window, original.dtype))
     protected = apply_mark(StoredImage(original, Bounds(-40, 58), window, (7, 7)), mark)
     record = RecoveryRecord.from_bytes(FROZEN)
     assert record.protected_pixels.hex() == "396443f07a6573d9621c056cbf6c7d414acf4b5a24f5dd4ad9e08c1e5c49b938"

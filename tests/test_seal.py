@@ -66,10 +66,10 @@ def test_records_come_back(record: bytes, kind: str, signed: bool) -> None:
     assert opened.opened_by == (kind, identity.key_id)
     assert opened.signer == (signer and signer.verifier)
     assert len(envelope) % 2 == 0
-    assert record not in envelope or len(record) < 8
+    assert record not in envelope or len(record) < 12  # short ones may stand there by chance, or as the magic
 
 
-def test_every_recipient_opens_and_nobody_else(cms_and_others: list[keys.Identity]) -> None:
+def test_every_recipient_opens_and_nobody_else(cms_and_others: list[keys.KeyIdentity]) -> None:
     recipients = [who.recipient for who in cms_and_others if isinstance(who, keys.HpkeIdentity | keys.CmsIdentity)]
     envelope = seal.seal(RECORD, [*recipients, cheap_passphrase("pw")], PIXELS)
     for identity in [*cms_and_others, keys.PassphraseIdentity("pw")]:
@@ -83,7 +83,7 @@ def test_every_recipient_opens_and_nobody_else(cms_and_others: list[keys.Identit
 
 
 @pytest.fixture
-def cms_and_others() -> list[keys.Identity]:
+def cms_and_others() -> list[keys.KeyIdentity]:
     return [*(keys.generate_identity(kind) for kind in keys.HPKE_KINDS), make_vectors.identity("cms")]
 
 

@@ -30,7 +30,7 @@ from monai_miadmark.files import atomic_write, read_protected
 from monai_miadmark.formats import carrier_for
 from monai_miadmark.formats.base import ProtectedFile
 from monai_miadmark.image import pixel_digest
-from monai_miadmark.keys import Identity, Verifier
+from monai_miadmark.keys import KeyIdentity, Verifier
 from monai_miadmark.pipeline import read_record, restored_bytes
 from monai_miadmark.seal import inspect_envelope
 from monai_miadmark.transforms.array_files import encode_nifti, encode_png, nifti_layout, with_samples
@@ -98,7 +98,7 @@ class MIADMarkReader(ImageReader):
 
     def __init__(
         self,
-        identities: KeySource[Identity] | Sequence[KeySource[Identity]] | None = None,
+        identities: KeySource[KeyIdentity] | Sequence[KeySource[KeyIdentity]] | None = None,
         *,
         require_signer: KeySource[Verifier] | None = None,
         strict: bool = True,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from monai_miadmark.keys import (
-    Identity,
+    KeyIdentity,
     Recipient,
     Signer,
     Verifier,
@@ -82,8 +82,8 @@ def recipient_ring(sources: KeySource[Recipient] | Sequence[KeySource[Recipient]
 
 
 def identity_ring(
-    sources: KeySource[Identity] | Sequence[KeySource[Identity]], passphrase_env: str
-) -> KeyRing[Identity]:
+    sources: KeySource[KeyIdentity] | Sequence[KeySource[KeyIdentity]], passphrase_env: str
+) -> KeyRing[KeyIdentity]:
     """Private keys of a recipient; encrypted files are opened with what the environment variable holds."""
     return KeyRing(sources, functools.partial(_read_identity, passphrase_env))
 
@@ -98,7 +98,7 @@ def verifier_ring(source: KeySource[Verifier]) -> KeyRing[Verifier]:
     return KeyRing(source, load_verifier)
 
 
-def _read_identity(passphrase_env: str, path: str) -> Identity:
+def _read_identity(passphrase_env: str, path: str) -> KeyIdentity:
     return load_identity(path, _passphrase(passphrase_env, path))
 
 

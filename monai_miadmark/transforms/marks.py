@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from monai_miadmark.errors import TamperedError, UnsupportedImageError
 from monai_miadmark.image import STORED_DTYPES, Bounds, StoredImage, Window, percentile_window
-from monai_miadmark.keys import Identity, Recipient, Signer, Verifier
+from monai_miadmark.keys import KeyIdentity, Recipient, Signer, Verifier
 from monai_miadmark.marker import load_marker
 from monai_miadmark.marking import Marker
 from monai_miadmark.options import ProtectOptions
@@ -180,7 +180,7 @@ class RemoveMIADMark(Transform):
 
     def __init__(
         self,
-        identities: KeySource[Identity] | Sequence[KeySource[Identity]],
+        identities: KeySource[KeyIdentity] | Sequence[KeySource[KeyIdentity]],
         require_signer: KeySource[Verifier] | None = None,
         *,
         axes: str = "xy",
@@ -291,7 +291,7 @@ class RemoveMIADMarkd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        identities: KeySource[Identity] | Sequence[KeySource[Identity]],
+        identities: KeySource[KeyIdentity] | Sequence[KeySource[KeyIdentity]],
         require_signer: KeySource[Verifier] | None = None,
         *,
         record_key_postfix: str | None = "miadmark",

@@ -39,7 +39,7 @@ from monai_miadmark.keys import (
     CmsIdentity,
     HpkeIdentity,
     HpkeRecipient,
-    Identity,
+    KeyIdentity,
     PassphraseIdentity,
     Recipient,
     Signer,
@@ -117,7 +117,7 @@ def load_keys() -> dict[str, dict[str, str]]:
     return keys
 
 
-def identity(name: str) -> Identity:
+def identity(name: str) -> KeyIdentity:
     """An identity of ``keys.json``."""
     entry = load_keys()[name]
     kind = entry["kind"]
