@@ -52,8 +52,9 @@ unit: $(STAMP) ## pytest; PYTEST_ARGS="-k record" for a part
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 train: $(STAMP) ## train classifiers and generator anew (hours; images in MIADMARK_DATA or ../shared/data)
-	cd $(BUNDLE) && for name in resnet densenet plain efficientnet; do \
+	cd $(BUNDLE) && for name in resnet densenet plain seresnext; do \
 	  $(RUN) "['configs/networks.yaml','configs/train_surrogate.yaml']" --architecture $$name || exit 1; done
+	cd $(BUNDLE) && $(RUN) "['configs/networks.yaml','configs/train_surrogate.yaml','configs/pretrained.yaml']"
 	cd $(BUNDLE) && $(RUN) "['configs/networks.yaml','configs/train.yaml']"
 	cd $(BUNDLE)/models && sha256sum *.pt > SHA256SUMS
 
