@@ -48,8 +48,9 @@ format: $(STAMP) ## let ruff write the format
 types: $(STAMP) ## mypy
 	$(BIN)/mypy
 
+# One thread each: the tests' networks are tiny, and threads that wait for each other on a busy machine take minutes.
 unit: $(STAMP) ## pytest; PYTEST_ARGS="-k record" for a part
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
 train: $(STAMP) ## train classifiers and generator anew (hours; images in MIADMARK_DATA or ../shared/data)
 	cd $(BUNDLE) && for name in resnet densenet plain seresnext; do \
