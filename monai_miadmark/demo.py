@@ -59,7 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
     heldout = load_config(bundle_root()).get_parsed_content("heldout").members[0]
     options = ProtectOptions(preset=args.preset)
     print(f"preset {args.preset}, visible logo, region auto; held-out classifier: {heldout.name}")
-    print("It was trained on brain MRI slices; of other images its opinion means little, but it should not change.\n")
+    print(
+        "It was trained on brain MRI slices. What it says of other images means little; it shows what a mark changes.\n"
+    )
     stories = []
     for source in _sources(args.output / "source"):
         story = _tell(source, args.output, identity, marker, heldout, options)
