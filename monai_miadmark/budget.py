@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_miadmark.field import BLOCK, MAX_SCALE, UNITS
+from monai_miadmark.field import BLOCK, MAX_SCALE, UNITS, spread
 
 __all__ = ["Visibility", "block_scales", "cell_budget", "visibility_map"]
 
@@ -79,7 +79,7 @@ def block_scales(budget: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 def cell_budget(scales: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:
     """Amplitude of a full level at each cell, ``(N, 1, h, w)`` float32 fractions of the window."""
-    cells = scales.repeat(BLOCK, axis=1).repeat(BLOCK, axis=2)[:, :height, :width]
+    cells = spread(scales, (len(scales), height, width))
     return (cells[:, None].astype(np.float32) / UNITS).astype(np.float32)
 
 

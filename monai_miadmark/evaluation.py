@@ -19,11 +19,12 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from monai_miadmark.exact import ImageMark, add_correction, apply_mark, estimate, find_correction
+from monai_miadmark.exact import ImageMark, apply_mark
 from monai_miadmark.image import Bounds, StoredImage, Window
 from monai_miadmark.interpolate import upsample
 from monai_miadmark.marking import Marker, footprint, make_mark
 from monai_miadmark.options import ProtectOptions
+from monai_miadmark.record import RecoveryRecord
 
 __all__ = ["Quality", "accuracy_table", "evaluate", "logo_mask", "quality", "stored_raster", "write_report"]
 
@@ -133,8 +134,7 @@ def evaluate(
         mark = make_mark(image, options, marker, latent)
         values = apply_mark(image, mark)
         seconds += time.perf_counter() - start
-        estimated = estimate(values, mark, image.bounds, image.padding)
-        restored = add_correction(estimated, find_correction(image.values, estimated))
+        restored = RecoveryRecord.build(image, mark, values).restore(values)
         identical += bool(np.array_equal(restored, image.values))
         versions = {"clean": image.values, "protected": values, "restored": restored}
         for version, stack in versions.items():

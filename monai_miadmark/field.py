@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from monai_miadmark.compression import compress, decompress
 from monai_miadmark.errors import TamperedError
 
-__all__ = ["BLOCK", "LEVELS", "MAX_SCALE", "UNITS", "Field", "block_shape", "quantize"]
+__all__ = ["BLOCK", "LEVELS", "MAX_SCALE", "UNITS", "Field", "block_shape", "quantize", "spread"]
 
 BLOCK = 4
 """Side of the square of cells that share one scale."""
@@ -77,7 +77,7 @@ class Field:
 
     def active(self) -> NDArray[np.bool_]:
         """Cells ``(N, h, w)`` whose scale is not zero."""
-        return _spread(self.scales > 0, self.levels.shape)
+        return spread(self.scales > 0, self.levels.shape)
 
     def cells(self) -> NDArray[np.int8]:
         """The perturbation in field units, int8 ``(N, h, w, F)`` in -127..127."""
@@ -121,7 +121,7 @@ class Field:
         scales = np.frombuffer(packed, np.uint8).reshape(n, block_height, block_width)
         if scale_mode:
             scales = np.cumsum(scales, axis=2, dtype=np.uint8)  # modulo 256, as the differences are
-        active = _spread(scales > 0, shape)
+        active = spread(scales > 0, shape)
         count = int(np.count_nonzero(active)) * planes
         digits = np.frombuffer(decompress(view[scale_bytes:], -(-count // 3) if level_mode else count), np.uint8)
         if level_mode:
@@ -157,18 +157,18 @@ def quantize(fraction: NDArray[np.float32], scales: NDArray[np.uint8]) -> Field:
         raise ValueError(f"scales {scales.shape} do not fit a perturbation {fraction.shape}")
     # Clip first: a cast of large floats to int8 is undefined.
     levels = np.rint(np.clip(fraction, -1, 1) * _TOP).astype(np.int8)
-    levels *= _spread(scales > 0, fraction.shape)[..., None]
+    levels *= spread(scales > 0, fraction.shape)[..., None]
     return Field(levels, scales)
 
 
-def _spread(blocks: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+def spread(blocks: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """Repeat values of blocks ``(N, bh, bw)`` over their cells ``(N, h, w)``."""
     return blocks.repeat(BLOCK, axis=1)[:, : shape[1]].repeat(BLOCK, axis=2)[:, :, : shape[2]]
 
 
 def _cells(levels: NDArray[np.int8], scales: NDArray[np.uint8]) -> NDArray[np.int8]:
     """``levels * scales / 2``, halves away from zero; at most 2 * 127 before halving, so int16 holds it."""
-    product = levels * _spread(scales, levels.shape)[..., None].astype(np.int16)
+    product = levels * spread(scales, levels.shape)[..., None].astype(np.int16)
     product += product > 0
     product >>= 1  # rounds down, which is away from zero for negative halves
     return product.astype(np.int8)

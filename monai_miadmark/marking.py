@@ -22,7 +22,7 @@ from monai_miadmark.image import StoredImage, displayed
 from monai_miadmark.interpolate import canonical_shape
 from monai_miadmark.logo import Logo, load_logo, render_text
 from monai_miadmark.options import PRESETS, Preset, ProtectOptions
-from monai_miadmark.region import mask_on_grid, salient_boxes
+from monai_miadmark.region import grow, mask_on_grid, salient_boxes
 
 __all__ = ["MarkCritic", "Marker", "Perturber", "canonical_display", "footprint", "make_mark"]
 
@@ -140,7 +140,7 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
     budget = np.where(placed.footprint, np.maximum(budget, preset.footprint), budget)
     budget = np.where(region, np.minimum(budget, options.effective_region_budget), budget)
     if (h, w) != (height, width):  # interpolation spreads a cell over its neighbors
-        region = _grow(region, 1)
+        region = grow(region, 1)
     scales = _capped_scales(budget, region, options.effective_region_budget)
     fraction = marker.perturber(preset).perturb(placed.images, clean, cell_budget(scales, h, w), latent)
     field = quantize(np.ascontiguousarray(np.moveaxis(_checked(fraction, (slices, 1, h, w)), 1, 3)), scales)
@@ -152,7 +152,7 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
 
 def footprint(logo: Logo, slices: int, h: int, w: int) -> NDArray[np.bool_]:
     """Cells that share a logo's larger budget: its ink and two cells around it, ``(N, h, w)``."""
-    return _grow(np.stack([logo.coverage(n, h, w) > 0 for n in range(slices)]), _FOOTPRINT)
+    return grow(np.stack([logo.coverage(n, h, w) > 0 for n in range(slices)]), _FOOTPRINT)
 
 
 def _checked(fraction: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -316,19 +316,3 @@ def _choose_opacity(
     enough = min(most, effect[0] + 0.9 * (most - effect[0]))  # the second is above the first where a logo only helps
     chosen = next(i for i, value in enumerate(effect[1:], 1) if value >= enough)
     return round(levels[chosen] * 256)
-
-
-def _grow(mask: NDArray[np.bool_], cells: int) -> NDArray[np.bool_]:
-    """Dilation of ``(N, h, w)`` by a square."""
-    out = mask.copy()
-    for axis in (1, 2):
-        for shift in range(1, cells + 1):
-            ahead, behind = np.roll(mask, shift, axis), np.roll(mask, -shift, axis)
-            index: list[slice] = [slice(None)] * 3
-            index[axis] = slice(0, shift)
-            ahead[tuple(index)] = False
-            index[axis] = slice(-shift, None)
-            behind[tuple(index)] = False
-            out |= ahead | behind
-        mask = out.copy()
-    return out

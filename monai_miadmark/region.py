@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SALIENT_SIDE", "mask_on_grid", "salient_boxes"]
+__all__ = ["SALIENT_SIDE", "grow", "mask_on_grid", "salient_boxes"]
 
 SALIENT_SIDE = 0.28
 """Side of the salient box as a fraction of the image's sides: 8 % of the area."""
@@ -54,11 +54,23 @@ def mask_on_grid(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np
     columns = np.arange(mask.shape[2]) * width // mask.shape[2]
     # Every cell has at least one row and column of samples: where a cell's begin, the last one's end.
     firsts = np.searchsorted(rows, np.arange(height)), np.searchsorted(columns, np.arange(width))
-    cells = np.zeros((len(mask), height + 2, width + 2), bool)
+    cells = np.zeros((len(mask), height, width), bool)
     for plane, full in zip(cells, mask, strict=True):  # no coordinates: eight bytes each would dwarf the mask
-        plane[1:-1, 1:-1] = np.logical_or.reduceat(np.logical_or.reduceat(full, firsts[0], 0), firsts[1], 1)
-    grown = np.zeros_like(cells)
-    for down in (-1, 0, 1):
-        for right in (-1, 0, 1):
-            grown |= np.roll(cells, (down, right), (1, 2))
-    return grown[:, 1:-1, 1:-1]
+        plane[:] = np.logical_or.reduceat(np.logical_or.reduceat(full, firsts[0], 0), firsts[1], 1)
+    return grow(cells, 1)
+
+
+def grow(mask: NDArray[np.bool_], cells: int) -> NDArray[np.bool_]:
+    """Dilation of ``(N, h, w)`` by a square that reaches so many cells to each side."""
+    out = mask.copy()
+    for axis in (1, 2):
+        for shift in range(1, cells + 1):
+            ahead, behind = np.roll(mask, shift, axis), np.roll(mask, -shift, axis)
+            index: list[slice] = [slice(None)] * 3
+            index[axis] = slice(0, shift)
+            ahead[tuple(index)] = False
+            index[axis] = slice(-shift, None)
+            behind[tuple(index)] = False
+            out |= ahead | behind
+        mask = out.copy()
+    return out

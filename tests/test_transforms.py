@@ -37,7 +37,6 @@ from monai_miadmark.keys import (
     generate_signer,
     load_identity,
     save_identity,
-    save_key_pair,
 )
 from monai_miadmark.options import ProtectOptions
 from monai_miadmark.seal import grant, inspect_envelope
@@ -54,16 +53,6 @@ from monai_miadmark.transforms import (
     RemoveMIADMarkDict,
 )
 from monai_miadmark.transforms.layout import Layout, layout_of
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with alice.key/.pub, bob.key/.pub and custodian.key/.pub."""
-    folder = tmp_path_factory.mktemp("keys")
-    for name in ("alice", "bob"):
-        save_key_pair(generate_identity("x25519"), folder / name)
-    save_key_pair(generate_signer("ed25519"), folder / "custodian")
-    return folder
 
 
 @pytest.fixture(scope="module")

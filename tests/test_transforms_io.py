@@ -34,7 +34,7 @@ from monai_miadmark.errors import (
     WrongKeyError,
 )
 from monai_miadmark.files import inspect_file, protect_file, sidecar_path, verify_file
-from monai_miadmark.keys import generate_identity, generate_signer, load_recipient, load_signer, save_key_pair
+from monai_miadmark.keys import load_recipient, load_signer
 from monai_miadmark.options import ProtectOptions
 from monai_miadmark.transforms import (
     LAYOUT_KEY,
@@ -48,16 +48,6 @@ from monai_miadmark.transforms import (
 from monai_miadmark.transforms.metadata import record_in
 
 READERS: dict[str, type[ImageReader]] = {".dcm": PydicomReader, ".nii": NibabelReader, ".gz": NibabelReader}
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with alice.key/.pub, bob.key/.pub and custodian.key/.pub."""
-    folder = tmp_path_factory.mktemp("keys")
-    for name in ("alice", "bob"):
-        save_key_pair(generate_identity("x25519"), folder / name)
-    save_key_pair(generate_signer("ed25519"), folder / "custodian")
-    return folder
 
 
 def scaled_nifti() -> bytes:
