@@ -56,7 +56,8 @@ class Perturber(Protocol):
             latent: 32 bytes, drawn from the content key; the same latent gives the same field on one machine.
 
         Returns:
-            ``(N, 1, h, w)`` in [-1, 1], fraction of the budget. Whatever else comes back is clipped by the caller.
+            ``(N, 1, h, w)``, or ``(N, C, h, w)`` for colors of their own, in [-1, 1], fraction of the budget. Whatever
+            else comes back is clipped by the caller.
         """
         ...
 
@@ -134,7 +135,7 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
     slices, height, width, _ = image.values.shape
     clean = canonical_display(image)
     h, w = clean.shape[2:]
-    mask, region = _region(options, marker, clean, (slices, height, width))
+    mask, region = locate_region(options, marker, clean, (slices, height, width))
     placed = _place_logo(image, options, preset, marker, clean, region)
     budget = visibility_map(clean, preset.visibility)
     budget = np.where(placed.footprint, np.maximum(budget, preset.footprint), budget)
@@ -143,7 +144,7 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
         region = grow(region, 1)
     scales = _capped_scales(budget, region, options.effective_region_budget)
     fraction = marker.perturber(preset).perturb(placed.images, clean, cell_budget(scales, h, w), latent)
-    field = quantize(np.ascontiguousarray(np.moveaxis(_checked(fraction, (slices, 1, h, w)), 1, 3)), scales)
+    field = quantize(np.ascontiguousarray(np.moveaxis(_checked(fraction, clean.shape), 1, 3)), scales)
     if image.window.inverted:  # bright is small here: what the networks add, the stored values lose
         field = type(field)(-field.levels, field.scales)
     step, exponent = step_for(image.window, image.values.dtype)
@@ -158,13 +159,14 @@ def footprint(logo: Logo, slices: int, h: int, w: int) -> NDArray[np.bool_]:
 def _checked(fraction: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
     """What a perturber gave, clipped; nothing is known of it, and the budget must hold whatever it is."""
     field = np.asarray(fraction)
-    if field.shape != shape or field.dtype.kind not in "fiub" or np.isnan(field).any():
-        found = "NaN" if field.shape == shape and field.dtype.kind == "f" else f"{field.dtype} {field.shape}"
+    fits = field.shape in (shape, (shape[0], 1, *shape[2:]))
+    if not fits or field.dtype.kind not in "fiub" or np.isnan(field).any():
+        found = "NaN" if fits and field.dtype.kind == "f" else f"{field.dtype} {field.shape}"
         raise ValueError(f"the perturber gave {found} instead of a field of shape {shape}")
     return np.clip(field, -1, 1).astype(np.float32, copy=False)
 
 
-def _region(
+def locate_region(
     options: ProtectOptions, marker: Marker, clean: NDArray[np.float32], shape: tuple[int, int, int]
 ) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_]]:
     """Full-size mask of samples that stay as they are (or ``None``), and the region on the canonical grid."""

@@ -30,6 +30,11 @@ def random_generator(latent: bytes, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(seed, "little") >> 1)
 
 
+def field_channels(channels: int) -> int:
+    """Planes of a field for images of so many channels: color images get a plane for each, all others share one."""
+    return 3 if channels == 3 else 1
+
+
 def latent_tensor(latent: bytes, count: int) -> Tensor:
     """``(count, LATENT_SIZE)`` standard normal numbers, another row for each slice."""
     return torch.randn((count, LATENT_SIZE), generator=random_generator(latent, "latent"))
@@ -114,7 +119,7 @@ class GradientPerturber:
         if self.start is not None:
             first = self.start.perturb(images, clean, budget, latent)
         else:
-            shape = (len(images), 1, *images.shape[2:])
+            shape = (len(images), field_channels(images.shape[1]), *images.shape[2:])
             first = (torch.rand(shape, generator=random_generator(latent, "start")).numpy() - 0.5).astype(np.float32)
         fields = []
         parts = list(_batches(len(images)))
@@ -126,7 +131,7 @@ class GradientPerturber:
         return np.concatenate(fields)
 
     def _attack(self, images: Tensor, clean: Tensor, budget: Tensor, field: Tensor, rng: torch.Generator) -> Tensor:
-        """Descend on the margin of the classes that the ensemble sees in the clean images; ``(B, 1, h, w)``."""
+        """Descend on the margin of the classes that the ensemble sees in the clean images; ``(B, 1 or 3, h, w)``."""
         posterior = self.ensemble.posterior(_colors(clean))
         momentum = torch.zeros_like(field)
         for step in range(self.steps):
