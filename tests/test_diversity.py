@@ -4,10 +4,14 @@
 
 from __future__ import annotations
 
+import io
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from monai_miadmark.diversity import InputDiversity, gaussian_blur
+from monai_miadmark.diversity import InputDiversity, gaussian_blur, jpeg_loss
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -22,13 +26,13 @@ class TestInputDiversity:
     def test_range_and_any_size(self, size: tuple[int, int]) -> None:
         images = torch.rand((2, 1, *size), generator=seeded(1))
         for seed in range(20):
-            changed = InputDiversity(blur=0.5)(images, seeded(seed))
+            changed = InputDiversity(blur=0.5, jpeg=0.5)(images, seeded(seed))
             assert changed.shape[:2] == (2, 1) and min(changed.shape[2:]) >= 1
             assert changed.isfinite().all() and changed.min() >= 0 and changed.max() <= 1
 
     def test_all_randomness_comes_from_the_generator(self) -> None:
         state = torch.get_rng_state()
-        diversity = InputDiversity(blur=0.5)
+        diversity = InputDiversity(blur=0.5, jpeg=0.5)
         drawn = [diversity(IMAGES, seeded(seed)) for seed in range(12)]
         for seed, first in enumerate(drawn):
             assert torch.equal(first, diversity(IMAGES, seeded(seed)))
@@ -40,6 +44,12 @@ class TestInputDiversity:
         for seed in range(30):
             height, width = diversity(IMAGES, seeded(seed)).shape[2:]
             assert 0.5 * 0.8 * 33 - 1 <= height <= 67 and 0.5 * 0.8 * 21 - 1 <= width <= 43
+
+    def test_sides_take_the_place_of_scale(self) -> None:
+        diversity = InputDiversity(scale=(9, 9), sides=(16, 64), crop=0, chance=1)
+        longer = [max(diversity(IMAGES, seeded(seed)).shape[2:]) for seed in range(40)]
+        assert min(longer) >= 16 and max(longer) <= 64
+        assert sum(side < 32 for side in longer) > 10 < sum(side > 32 for side in longer)  # as many below as above 32
 
     def test_chance(self) -> None:
         assert all(InputDiversity(chance=0)(IMAGES, seeded(s)) is IMAGES for s in range(10))
@@ -53,7 +63,7 @@ class TestInputDiversity:
         before = IMAGES.clone()
         for seed in range(8):
             images = IMAGES.clone().requires_grad_()
-            InputDiversity(chance=1, blur=1)(images, seeded(seed)).sum().backward()
+            InputDiversity(chance=1, blur=1, jpeg=1)(images, seeded(seed)).sum().backward()
             assert images.grad is not None and images.grad.isfinite().all() and images.grad.any()
         assert torch.equal(before, IMAGES)
 
@@ -80,3 +90,35 @@ class TestGaussianBlur:
         images[:, 0] = 1
         blurred = gaussian_blur(images, 1.0)
         torch.testing.assert_close(blurred, images)
+
+
+class TestJpegLoss:
+    @pytest.mark.parametrize("channels", [1, 3])
+    @pytest.mark.parametrize("quality", [20, 60, 95])
+    def test_is_what_an_encoder_does(self, channels: int, quality: int) -> None:
+        y, x = np.mgrid[:32, :48]
+        smooth = 128 + 90 * np.sin(x / 5 + y / 7)
+        noise = np.random.default_rng(0).normal(0, 12, (32, 48, channels))
+        pixels = (smooth[..., None] * [1, 0.8, 0.6][:channels] + noise).clip(0, 255).astype(np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels.squeeze()).save(file, "JPEG", quality=quality, subsampling=0)
+        decoded = np.asarray(Image.open(file), np.float32).reshape(32, 48, channels)
+        ours = jpeg_loss(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255, quality)
+        difference = ours[0].permute(1, 2, 0).numpy() * 255 - decoded
+        # Encoders round after the color transform too, which flips some coefficients where the steps are small.
+        assert np.abs(difference).mean() < (0.75 if channels == 1 else 2)
+
+    @pytest.mark.parametrize("size", [(1, 1), (3, 20), (8, 8), (17, 9)])
+    def test_any_size_and_range(self, size: tuple[int, int]) -> None:
+        images = torch.rand((2, 3, *size), generator=seeded(2))
+        lossy = jpeg_loss(images, 30)
+        assert lossy.shape == images.shape and lossy.min() >= 0 and lossy.max() <= 1
+
+    def test_what_vanishes_gets_hardly_any_gradient(self) -> None:
+        at = torch.arange(8)
+        stripes = (0.5 + 0.01 * torch.cos(torch.pi * 7 * (at + 0.5) / 8)).expand(1, 1, 8, 8)
+        gentle, strong = stripes.clone().requires_grad_(), stripes.clone().requires_grad_()
+        for images, quality in ((gentle, 100), (strong, 30)):
+            (jpeg_loss(images, quality) * stripes.sub(0.5)).sum().backward()
+        assert gentle.grad is not None and strong.grad is not None
+        assert strong.grad.abs().max() < 0.2 * gentle.grad.abs().max()
