@@ -6,18 +6,37 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["MAX_OPACITY", "Logo", "load_logo", "render_text"]
+__all__ = [
+    "BUILT_IN_LOGOS",
+    "MAX_OPACITY",
+    "Logo",
+    "draw_logo",
+    "load_logo",
+    "render_banner",
+    "render_emblem",
+    "render_text",
+]
+
+BUILT_IN_LOGOS = ("banner", "emblem")
+"""Names that may stand in place of a logo file: a strip with the text cut out of it, and a cross in a ring."""
 
 MAX_OPACITY = 191
 """Of 256: at least a quarter of the image shows through, so that blending can be undone to within a few units."""
 
 _MAX_TEXT = 200
 _OVERSAMPLING = 4
+
+_DRAWN = 128
+"""Height in cells at which text and emblem are drawn, before they are turned and brought to their size."""
+
+_BANNER_ASPECT = 8
+"""Least width of a banner as a multiple of its height; a longer text makes it longer."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -94,6 +113,82 @@ def render_text(text: str, height_px: int) -> NDArray[np.uint8]:
     ink = _crop(canvas, "the text leaves no ink")
     width = max(1, round(ink.width * height_px / ink.height))
     return np.array(ink.resize((width, height_px), Image.Resampling.BOX))
+
+
+def render_emblem(size: int) -> NDArray[np.uint8]:
+    """Draw an upright cross with equal arms in a ring, as hospitals are marked on signs.
+
+    Args:
+        size: side of the result in cells.
+
+    Returns:
+        uint8 alpha ``(size, size)``; the ring touches all four borders.
+
+    Raises:
+        ValueError: no size.
+    """
+    if size < 1:
+        raise ValueError(f"the side must be at least 1, not {size}")
+    side = max(64, _OVERSAMPLING * size)
+    canvas = Image.new("L", (side, side))
+    pen = ImageDraw.Draw(canvas)
+    pen.ellipse((0, 0, side - 1, side - 1), outline=255, width=round(0.09 * side))
+    near, far = round(0.22 * side), round(0.40 * side)  # where arms begin, and where the middle bar begins
+    for box in ((far, near), (near, far)):
+        pen.rectangle((*box, side - 1 - box[0], side - 1 - box[1]), fill=255)
+    return np.array(canvas.resize((size, size), Image.Resampling.BOX))
+
+
+def render_banner(text: str, width: int, height: int) -> NDArray[np.uint8]:
+    """Draw a strip of ink out of which a text is cut.
+
+    Args:
+        text: one or more lines, at most 200 characters; made smaller where it is too long for the strip.
+        width: of the result in cells.
+        height: of the result in cells.
+
+    Returns:
+        uint8 alpha ``(height, width)``.
+
+    Raises:
+        ValueError: nothing to write, too much of it, or no size.
+    """
+    if min(width, height) < 1:
+        raise ValueError(f"a banner needs a size of at least 1 x 1, not {height} x {width}")
+    letters = render_text(text, max(1, round(0.56 * height)))
+    fitting = round(width - 0.6 * height)  # leaves as much ink at both ends as letters have above and below
+    if letters.shape[1] > fitting:
+        letters = render_text(text, max(1, int(letters.shape[0] * max(1, fitting) / letters.shape[1])))
+    strip = np.full((height, width), 255, np.uint8)
+    top, left = (max(0, (strip.shape[axis] - letters.shape[axis]) // 2) for axis in (0, 1))
+    cut = letters[: height - top, : width - left]
+    strip[top : top + cut.shape[0], left : left + cut.shape[1]] -= cut
+    return strip
+
+
+def draw_logo(logo: str | os.PathLike[str] | None, text: str) -> NDArray[np.uint8]:
+    """The drawing that a custodian chose, upright and larger than it will be used.
+
+    Args:
+        logo: an image file; or one of :data:`BUILT_IN_LOGOS` where no such file exists; or ``None`` for the text alone.
+        text: what text and banner say.
+
+    Returns:
+        uint8 alpha ``(h, w)``, cropped to the ink.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not an image, too large, blank, or a text that cannot be drawn.
+    """
+    if logo is None:
+        return render_text(text, _DRAWN)
+    if os.fspath(logo) not in BUILT_IN_LOGOS or Path(logo).exists():
+        return load_logo(logo, 2 * _DRAWN)
+    if os.fspath(logo) == "emblem":
+        return render_emblem(_DRAWN)
+    letters = render_text(text, _DRAWN)
+    needed = 0.56 * letters.shape[1] / letters.shape[0] + 0.6
+    return render_banner(text, round(max(_BANNER_ASPECT, needed) * _DRAWN), _DRAWN)
 
 
 def load_logo(path: str | os.PathLike[str], max_px: int) -> NDArray[np.uint8]:

@@ -1,0 +1,391 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where the visible logo stands, how large, how turned, in which ink and how strong: what misleads most is taken.
+
+The search goes from coarse to fine, because every candidate costs a pass through the ensemble: places and inks with the
+drawing upright at its middle size, then sizes and angles around the best place, then opacity. For a single image that
+is at most 12 + 11 + 4 candidates and three clean images. Nothing here takes part in restoring: the record holds the
+drawing as it was turned and scaled.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from monai_miadmark.image import StoredImage
+from monai_miadmark.logo import Logo, draw_logo
+from monai_miadmark.options import PRESETS, ProtectOptions
+from monai_miadmark.region import grow
+
+__all__ = ["EffectJudge", "Placement", "footprint", "place_logo"]
+
+_log = logging.getLogger(__name__)
+
+_FOOTPRINT = 2
+"""Cells around the ink of a logo that share its larger budget."""
+
+_MARGIN = _FOOTPRINT + 1
+"""Cells between ink and region: the footprint, and one more over which interpolation spreads it."""
+
+_PLACES = 6
+"""Places of the logo that are tried on each slice, each in every ink that can be read there."""
+
+_SEARCHED = 16
+"""Slices of a stack on which places are tried."""
+
+_JUDGED = 8
+"""Slices of a stack by which size, angle and opacity are judged: they are one for the whole stack."""
+
+_AREAS = (1.0, 0.8, 1.25)
+"""Sizes that are tried, as factors on the preset's share of the image; the first is the middle."""
+
+_ANGLES = (0, -20, 20)
+"""Degrees, counterclockwise; long drawings are tried at 90 too."""
+
+_LONG = 6
+"""Width over height from which a drawing may also run up the side of an image."""
+
+_LEGIBLE = 0.25
+"""Ink can be read where it differs from three quarters of what lies under it by so much of the display window."""
+
+_OPACITIES = (0.7, 0.85, 1.0)
+"""Opacities that are tried, as factors on the preset's."""
+
+_NOWHERE = (-1, -1)
+
+_Place = tuple[int, int]  # row and column of the top left corner, in cells
+
+
+class EffectJudge(Protocol):
+    """Tells how far diagnostic models are misled; every :class:`monai_miadmark.marking.MarkCritic` is one."""
+
+    def effect(self, images: NDArray[np.float32], clean: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How far ``(N * K, C, h, w)`` candidates, K for each of the N clean images, mislead: ``(N * K,)``."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """A logo and the canonical planes that follow from it.
+
+    Attributes:
+        logo: ``None`` where there is no logo.
+        images: ``(N, C, h, w)`` float32 in [0, 1], bright = 1, logo blended in.
+        footprint: ``(N, h, w)`` bool, cells that share the logo's budget.
+    """
+
+    logo: Logo | None
+    images: NDArray[np.float32]
+    footprint: NDArray[np.bool_]
+
+
+class _Ink(NamedTuple):
+    """A color of the logo."""
+
+    stored: float  # stored value, the same in all channels
+    shown: float  # the same on the display, 0 ... 1
+
+
+def place_logo(
+    image: StoredImage,
+    options: ProtectOptions,
+    judge: EffectJudge,
+    clean: NDArray[np.float32],
+    region: NDArray[np.bool_],
+) -> Placement:
+    """Search place, ink, size, angle and opacity of the logo, outside the region.
+
+    Drawing, ink and opacity are one for a stack, places are its slices' own.
+
+    Args:
+        image: the stored samples, for window, bounds and type.
+        options: the custodian's choices.
+        judge: the ensemble.
+        clean: ``(N, C, h, w)`` float32 in [0, 1], the image on its canonical grid.
+        region: ``(N, h, w)`` bool, cells that neither ink nor footprint may touch.
+
+    Returns:
+        The logo blended in; without a logo if none is wanted or none fits.
+
+    Raises:
+        FileNotFoundError: there is no such logo file.
+        ValueError: a logo that cannot be drawn.
+    """
+    slices, channels, h, w = clean.shape
+    nothing = Placement(None, clean, np.zeros((slices, h, w), bool))
+    if options.style == "invisible":
+        return nothing
+    preset = PRESETS[options.preset]
+    drawings = _drawings(draw_logo(options.logo, options.text), preset.logo_area, h, w)
+    if not drawings:
+        _log.warning("the image is too small for a logo: only the perturbation is applied")
+        return nothing
+    search = _Search(judge, clean, region, _inks(image), preset.opacity)
+    alpha, positions, ink = search.places(drawings)
+    without = int((positions[:, 0] < 0).sum())
+    if without:
+        _log.warning("%d of %d slices have no room for the logo outside the region", without, slices)
+    if without == slices:
+        return nothing
+    alpha, positions = search.drawing(drawings, alpha, positions, ink)
+    opacity = search.opacity_for(alpha, positions, ink)
+    logo = Logo(alpha, positions, opacity, (ink.stored,) * channels)
+    cover = np.stack([logo.coverage(n, h, w) for n in range(slices)])[:, None]
+    blended = clean + (np.float32(ink.shown) - clean) * (cover.astype(np.float32) / 255 * opacity / 256)
+    return Placement(logo, blended.astype(np.float32), footprint(logo, slices, h, w))
+
+
+def footprint(logo: Logo, slices: int, h: int, w: int) -> NDArray[np.bool_]:
+    """Cells that share a logo's larger budget: its ink and two cells around it, ``(N, h, w)``."""
+    return grow(np.stack([logo.coverage(n, h, w) > 0 for n in range(slices)]), _FOOTPRINT)
+
+
+def _inks(image: StoredImage) -> tuple[_Ink, ...]:
+    """White and black as the image can store them; whatever the bounds allow, the display tells how it looks."""
+    window = image.window
+    found = []
+    for bright in (True, False):
+        value = window.high if bright != window.inverted else window.low
+        if image.values.dtype.kind != "f":
+            value = round(value)
+        value = float(np.clip(value, *image.bounds))
+        share = float(np.clip((value - window.low) / window.width, 0, 1))
+        found.append(_Ink(value, 1 - share if window.inverted else share))
+    return tuple(found)
+
+
+def _drawings(upright: NDArray[np.uint8], area: float, h: int, w: int) -> list[NDArray[np.uint8]]:
+    """The drawing in all sizes and angles that fit the image, those upright first, the middle size before all.
+
+    The area is that of the drawing's own box, which turning leaves as it is. An upright drawing that would be too large
+    is made smaller; one that is turned is left out.
+    """
+    if min(h, w) < 16:
+        return []
+    aspect = upright.shape[1] / upright.shape[0]
+    angles = (*_ANGLES, 90) if aspect >= _LONG else _ANGLES
+    sources = {angle: _turned(upright, angle) for angle in angles}
+    found: dict[tuple[int, tuple[int, ...]], NDArray[np.uint8]] = {}
+    for angle, source in sources.items():
+        across, along = (h, w) if angle != 90 else (w, h)
+        for factor in _AREAS:
+            tall = min(np.sqrt(factor * area * h * w / aspect), 0.5 * across, 0.9 * along / aspect)
+            shrink = tall / upright.shape[0]
+            size = max(1, round(source.shape[0] * shrink)), max(1, round(source.shape[1] * shrink))
+            if size[0] > 0.9 * h + 0.5 or size[1] > 0.9 * w + 0.5:
+                continue
+            drawn = np.asarray(Image.fromarray(source).resize((size[1], size[0]), Image.Resampling.BOX))
+            if drawn.any():
+                found.setdefault((angle, size), drawn)
+    return list(found.values())
+
+
+def _turned(alpha: NDArray[np.uint8], angle: int) -> NDArray[np.uint8]:
+    """The drawing turned counterclockwise and cropped to its ink."""
+    if angle == 0:
+        return alpha
+    turned = Image.fromarray(alpha).rotate(angle, Image.Resampling.BICUBIC, expand=True)
+    return np.asarray(turned.crop(turned.getbbox()))
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """What stays the same while a logo is searched.
+
+    Attributes:
+        judge: the ensemble.
+        clean: ``(N, C, h, w)`` in [0, 1].
+        region: ``(N, h, w)``, not to be touched.
+        inks: candidates.
+        opacity: of the preset.
+    """
+
+    judge: EffectJudge
+    clean: NDArray[np.float32]
+    region: NDArray[np.bool_]
+    inks: tuple[_Ink, ...]
+    opacity: float
+
+    def places(self, drawings: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], NDArray[np.int32], _Ink]:
+        """Upright drawing that has room, its most misleading place on each slice ``(N, 2)``, and the ink.
+
+        In a long stack only some slices are searched. The others take over from the one before as long as their own
+        region allows it, which also keeps the logo from jumping about while a reader scrolls.
+        """
+        slices = len(self.clean)
+        positions = np.full((slices, 2), -1, np.int32)
+        for alpha in (drawings[0], min(drawings, key=lambda drawing: drawing.size)):
+            free = [self.free(n, alpha) for n in range(slices)]
+            bearing = [n for n in range(slices) if free[n]]
+            if bearing:
+                break
+        else:
+            return alpha, positions, self.inks[0]
+        searched = bearing[:: -(-len(bearing) // _SEARCHED)]
+        found = {n: self.best(n, alpha, free[n], self.inks) for n in searched}
+        # An ink that can be read on more slices goes before one that misleads more.
+        ink = max(self.inks, key=lambda i: _rank([effects[i] for effects in found.values() if i in effects]))
+        for n in bearing:
+            last = (int(positions[n - 1, 0]), int(positions[n - 1, 1])) if n and n not in found else None
+            if last in free[n]:
+                positions[n] = last
+            else:
+                known = found.get(n, {})
+                positions[n] = (known if ink in known else self.best(n, alpha, free[n], (ink,)))[ink][1]
+        return alpha, positions, ink
+
+    def free(self, n: int, alpha: NDArray[np.uint8]) -> list[_Place]:
+        """Places on a slice where ink and footprint miss the region, those with most tissue first."""
+        gray = self.clean[n].mean(0)
+        (h, w), (lh, lw) = gray.shape, alpha.shape
+        spread = _spread_ink(alpha)
+        tall, wide = spread.shape
+        found: list[tuple[float, int, int]] = []
+        for top in np.unique(np.linspace(0, h - lh, 13).astype(int)).tolist():
+            for left in np.unique(np.linspace(0, w - lw, 7).astype(int)).tolist():
+                if self.misses(n, spread, (top, left)):
+                    row, column = top - _MARGIN, left - _MARGIN
+                    under = gray[max(0, row) : row + tall, max(0, column) : column + wide]
+                    found.append((-float(under.mean()), top, left))
+        return [(top, left) for _, top, left in sorted(found)]
+
+    def misses(self, n: int, spread: NDArray[np.bool_], at: _Place) -> bool:
+        """Whether ink with its margin (``_spread_ink``) touches no region when the drawing stands at a place."""
+        top, left = at[0] - _MARGIN, at[1] - _MARGIN
+        box = self.region[n, max(0, top) : top + spread.shape[0], max(0, left) : left + spread.shape[1]]
+        cut = spread[max(0, -top) :, max(0, -left) :][: box.shape[0], : box.shape[1]]
+        return not (box & cut).any()
+
+    def best(
+        self, n: int, alpha: NDArray[np.uint8], free: list[_Place], inks: Sequence[_Ink]
+    ) -> dict[_Ink, tuple[float, _Place]]:
+        """Effect and place of each ink that can be read somewhere on a slice; of the one that can best, if none can."""
+        places = _apart(free, alpha.shape, _PLACES)
+        contrasts = {(at, ink): self.contrast(n, alpha, at, ink) for at in places for ink in inks}
+        tried = [key for key, contrast in contrasts.items() if contrast >= _LEGIBLE]
+        tried = tried or [max(contrasts, key=lambda key: contrasts[key])]
+        candidates = np.stack([_blend(self.clean[n], alpha, at, ink, self.opacity) for at, ink in tried])
+        found: dict[_Ink, tuple[float, _Place]] = {}
+        for (at, ink), effect in zip(tried, self.judge.effect(candidates, self.clean[n : n + 1]).tolist(), strict=True):
+            if ink not in found or effect > found[ink][0]:
+                found[ink] = (effect, at)
+        return found
+
+    def contrast(self, n: int, alpha: NDArray[np.uint8], at: _Place, ink: _Ink) -> float:
+        """Difference between ink and what lies under it that three quarters of the inked cells exceed, 0 ... 1.
+
+        Not the mean: a logo half of which is white on white has a good mean and cannot be read.
+        """
+        under = self.clean[n, :, at[0] : at[0] + alpha.shape[0], at[1] : at[1] + alpha.shape[1]]
+        return float(np.quantile(np.abs(ink.shown - under).mean(0)[2 * alpha.astype(int) >= alpha.max()], 0.25))
+
+    def drawing(
+        self, drawings: Sequence[NDArray[np.uint8]], first: NDArray[np.uint8], positions: NDArray[np.int32], ink: _Ink
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+        """Most misleading of the drawings, each as near as it can be to where the first one stands, and its places.
+
+        A drawing is left out where it has no room on a slice that bears the first one, or is harder to read.
+        """
+        judged = _some(positions)
+        legible = self.legible(judged, first, positions, ink)
+        options = [(first, positions)]
+        for drawing in drawings:
+            moved = None if drawing is first else self.moved(first, positions, drawing)
+            if moved is not None and self.legible(judged, drawing, moved, ink) >= legible:
+                options.append((drawing, moved))
+        if len(options) == 1:
+            return first, positions
+        tried = [
+            _blend(self.clean[n], alpha, _at(places, n), ink, self.opacity) for n in judged for alpha, places in options
+        ]
+        effect = self.judge.effect(np.stack(tried), self.clean[judged]).reshape(len(judged), len(options)).mean(0)
+        return options[int(effect.argmax())]
+
+    def legible(self, judged: Sequence[int], alpha: NDArray[np.uint8], positions: NDArray[np.int32], ink: _Ink) -> int:
+        """Slices, out of some, on which a drawing can be read."""
+        return sum(self.contrast(n, alpha, _at(positions, n), ink) >= _LEGIBLE for n in judged)
+
+    def moved(
+        self, first: NDArray[np.uint8], positions: NDArray[np.int32], drawing: NDArray[np.uint8]
+    ) -> NDArray[np.int32] | None:
+        """Places of a drawing whose middle is as near as it can be to the first one's; ``None`` without room."""
+        h, w = self.region.shape[1:]
+        room = (h - drawing.shape[0], w - drawing.shape[1])
+        spread = _spread_ink(drawing)
+        moved = positions.copy()
+        for n in np.nonzero(positions[:, 0] >= 0)[0].tolist():
+            aim = [int(positions[n, axis]) + (first.shape[axis] - drawing.shape[axis]) // 2 for axis in (0, 1)]
+            at = min(max(aim[0], 0), room[0]), min(max(aim[1], 0), room[1])
+            if not self.misses(n, spread, at):
+                free = self.free(n, drawing)
+                if not free:
+                    return None
+                at = min(free, key=lambda place: ((place[0] - aim[0]) ** 2 + (place[1] - aim[1]) ** 2, place))
+            moved[n] = at
+        return moved
+
+    def opacity_for(self, alpha: NDArray[np.uint8], positions: NDArray[np.int32], ink: _Ink) -> int:
+        """Lightest of the candidate opacities that keeps 90 % of the effect of the strongest, in 1/256."""
+        judged = _some(positions)
+        levels = [0.0, *(self.opacity * factor for factor in _OPACITIES)]
+        tried = [_blend(self.clean[n], alpha, _at(positions, n), ink, level) for n in judged for level in levels]
+        effect = self.judge.effect(np.stack(tried), self.clean[judged]).reshape(len(judged), len(levels)).mean(0)
+        most = effect[1:].max()
+        # Where a logo only helps the models, the second is above the first.
+        enough = min(most, effect[0] + 0.9 * (most - effect[0]))
+        chosen = next(i for i, value in enumerate(effect[1:], 1) if value >= enough)
+        return round(levels[chosen] * 256)
+
+
+def _rank(found: Sequence[tuple[float, _Place]]) -> tuple[int, float]:
+    """What makes one ink better than another: slices on which it can be read, then mean effect."""
+    return len(found), float(np.mean([effect for effect, _ in found])) if found else 0.0
+
+
+def _spread_ink(alpha: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Cells that ink and its margin touch, ``(lh + 2 margin, lw + 2 margin)``."""
+    spread: NDArray[np.bool_] = grow(np.pad(alpha > 0, _MARGIN)[None], _MARGIN)[0]
+    return spread
+
+
+def _apart(places: list[_Place], size: tuple[int, ...], count: int) -> list[_Place]:
+    """First so many places whose boxes share at most half their area; filled up with the first others."""
+
+    def close(one: _Place, other: _Place) -> bool:
+        shared = max(0, size[0] - abs(one[0] - other[0])) * max(0, size[1] - abs(one[1] - other[1]))
+        return 2 * shared > size[0] * size[1]
+
+    chosen: list[_Place] = []
+    for at in places:
+        if len(chosen) < count and not any(close(at, other) for other in chosen):
+            chosen.append(at)
+    rest = [at for at in places if at not in chosen]
+    return chosen + rest[: count - len(chosen)]
+
+
+def _blend(
+    clean: NDArray[np.float32], alpha: NDArray[np.uint8], at: _Place, ink: _Ink, opacity: float
+) -> NDArray[np.float32]:
+    """One slice ``(C, h, w)`` with the logo at a place."""
+    out = clean.copy()
+    box = np.s_[:, at[0] : at[0] + alpha.shape[0], at[1] : at[1] + alpha.shape[1]]
+    out[box] += (np.float32(ink.shown) - out[box]) * (alpha.astype(np.float32) / 255 * np.float32(opacity))
+    return out
+
+
+def _some(positions: NDArray[np.int32]) -> list[int]:
+    """Slices that bear a logo; at most eight of them, evenly spread."""
+    bearing = np.nonzero(positions[:, 0] >= 0)[0]
+    chosen: list[int] = bearing[:: -(-len(bearing) // _JUDGED)].tolist()
+    return chosen
+
+
+def _at(positions: NDArray[np.int32], n: int) -> _Place:
+    return int(positions[n, 0]), int(positions[n, 1])
