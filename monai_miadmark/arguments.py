@@ -107,6 +107,12 @@ def _add_protect(parser: _Parser) -> None:
     drawing.add_argument("--logo", type=Path, metavar="FILE", help="image to use as the logo")
     drawing.add_argument("--text", metavar="TEXT", help="text to use as the logo (default: PROTECTED)")
     parser.add_argument(
+        "--modality",
+        choices=("auto", "brain_mri", "fundus", "skin"),
+        default="auto",
+        help="whose diagnostic models to mislead (default: auto, by what the image looks like)",
+    )
+    parser.add_argument(
         "--region",
         default="auto",
         metavar="auto|none|MASKFILE",

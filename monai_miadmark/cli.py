@@ -150,6 +150,7 @@ def _protect_options(options: Namespace) -> tuple[ProtectOptions, Path | None]:
             logo=options.logo,
             region="auto" if mask is not None else options.region,
             region_budget=budget,
+            modality=options.modality,
         )
     except ValueError as error:
         raise UsageError(str(error), "miadmark protect --help shows what is expected") from error

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
-from monai_miadmark.evaluation import Quality, logo_mask, quality
+from monai_miadmark.evaluation.quality import Quality, logo_mask, quality
 from monai_miadmark.files import protect_file, remove_file
 from monai_miadmark.formats import carrier_for
 from monai_miadmark.image import displayed
-from monai_miadmark.marker import EnsembleMarker, bundle_root, load_config, load_marker
+from monai_miadmark.marker import BundleMarker, bundle_root, load_config, load_marker
 from monai_miadmark.options import ProtectOptions
 from monai_miadmark.pipeline import read_record
 from monai_miadmark.recipients import HpkeIdentity, generate_identity
@@ -31,6 +31,8 @@ __all__ = ["main"]
 
 CLASSES = ("glioma", "meningioma", "no tumor", "pituitary")
 """What the bundle's classifiers tell apart: sorted folder names of the training images."""
+
+_JUDGE = "efficientnet"
 
 _TILE = 256
 _SLAB = range(70, 78)
@@ -55,8 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     torch.manual_seed(0)
     identity = generate_identity()
-    marker = load_marker()
-    heldout = load_config(bundle_root()).get_parsed_content("heldout").members[0]
+    # The judge's architecture is left out of what the marks are made with: it is a stranger to them.
+    marker = load_marker(exclude=(_JUDGE,))
+    judges = load_config(bundle_root(), victim_names=[_JUDGE]).get_parsed_content("victims").members
+    heldout = judges[0]
     options = ProtectOptions(preset=args.preset)
     print(f"preset {args.preset}, visible logo, region auto; held-out classifier: {heldout.name}")
     print(
@@ -100,7 +104,7 @@ def _tell(
     source: Path,
     output: Path,
     identity: HpkeIdentity,
-    marker: EnsembleMarker,
+    marker: BundleMarker,
     heldout: nn.Module,
     options: ProtectOptions,
 ) -> _Story:

@@ -5,35 +5,39 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from numpy.typing import NDArray
 
 from monai_miadmark.marking import Perturber
 from monai_miadmark.options import Preset
 from monai_miadmark.perturbers import EnsembleCritic, GeneratorPerturber, GradientPerturber
-from monai_miadmark.surrogates import SurrogateEnsemble
+from monai_miadmark.surrogates import SurrogateEnsemble, architecture
 
-__all__ = ["HASHES", "EnsembleMarker", "bundle_root", "check_weights", "load_config", "load_marker"]
+__all__ = ["HASHES", "BundleMarker", "EnsembleMarker", "bundle_root", "check_weights", "load_config", "load_marker"]
 
 HASHES = "SHA256SUMS"
 """File in ``models/`` that names every weight file with its SHA-256, as ``sha256sum`` writes it."""
 
 
 class EnsembleMarker:
-    """Satisfies :class:`monai_miadmark.marking.Marker` with a generator and a surrogate ensemble.
+    """Satisfies :class:`monai_miadmark.marking.Marker` with a generator and the surrogate ensemble of one modality.
 
     Args:
-        generator: first guess of every field.
+        generator: first guess of every field; ``None`` where none may be used, e.g. because it was trained against a
+            model that is to be left out: fields then start from small random signs.
         ensemble: refines fields, finds the salient region and judges logos.
         device: where the networks run.
     """
 
     def __init__(
-        self, generator: GeneratorPerturber, ensemble: SurrogateEnsemble, device: torch.device | str = "cpu"
+        self, generator: GeneratorPerturber | None, ensemble: SurrogateEnsemble, device: torch.device | str = "cpu"
     ) -> None:
         self.generator, self.ensemble, self.device = generator, ensemble, torch.device(device)
         self.critic = EnsembleCritic(ensemble, device)
@@ -41,11 +45,86 @@ class EnsembleMarker:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(members={[m.name for m in self.ensemble.members]}, device={str(self.device)!r})"
 
+    def specialist(self, modality: str, images: NDArray[np.float32]) -> EnsembleMarker:
+        """This marker: it knows one modality only."""
+        return self
+
     def perturber(self, preset: Preset) -> Perturber:
-        """The generator alone, or gradient steps that start from its field, as the preset asks."""
+        """The generator alone, or gradient steps that start from its field, as the preset asks.
+
+        Raises:
+            ValueError: the preset is the generator alone, and this marker has none.
+        """
         if preset.steps == 0:
+            if self.generator is None:
+                raise ValueError("this preset needs a generator")
             return self.generator
         return GradientPerturber(self.ensemble, preset.steps, self.generator, device=self.device)
+
+
+class BundleMarker:
+    """The marker of a bundle: a generator for all modalities, an ensemble for each, read when it is first needed.
+
+    Args:
+        root: bundle folder.
+        device: where the networks run.
+        exclude: architectures to leave out, for leave-one-out measurements.
+
+    Raises:
+        FileNotFoundError: weights are missing.
+        ValueError: weights that are not the released ones.
+    """
+
+    def __init__(self, root: Path, device: torch.device, exclude: tuple[str, ...] = ()) -> None:
+        self.root, self.device, self.exclude = root, device, exclude
+        parser = load_config(root)
+        self.modes: dict[str, str] = parser.get_parsed_content("modes")
+        models = root / "models"
+        check_listed(models)
+        self._generator = None
+        if not set(exclude) & {architecture(name) for name in parser.get_parsed_content("generator_surrogates")}:
+            check_weights(models, ["model.pt"])
+            self._generator = GeneratorPerturber(parser.get_parsed_content("generator"), device)
+        check_weights(models, ["router.pt"])
+        self._router = parser.get_parsed_content("router").to(device).eval().requires_grad_(False)
+        self._specialists: dict[str, EnsembleMarker] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(modalities={list(self.modes)}, device={str(self.device)!r})"
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names that ``modality`` can have."""
+        return list(self.modes)
+
+    def specialist(self, modality: str, images: NDArray[np.float32]) -> EnsembleMarker:
+        """The marker for a modality, or for what images ``(N, C, h, w)`` look like where it is ``auto``.
+
+        Raises:
+            ValueError: no such modality.
+        """
+        name = self.recognize(images) if modality == "auto" else modality
+        if name not in self.modes:
+            raise ValueError(f"modality must be auto or one of {', '.join(self.modes)}, not {modality!r}")
+        if name not in self._specialists:
+            parser = load_config(self.root, dataset=name)
+            names = [n for n in parser["surrogate_names"] if architecture(n) not in self.exclude]
+            check_weights(self.root / "models", [f"{name}_{n}.pt" for n in names])
+            parser["surrogate_names"] = names
+            ensemble = parser.get_parsed_content("ensemble").to(self.device)
+            self._specialists[name] = EnsembleMarker(self._generator, ensemble, self.device)
+        return self._specialists[name]
+
+    @torch.inference_mode()
+    def recognize(self, images: NDArray[np.float32]) -> str:
+        """The modality that images ``(N, C, h, w)`` in [0, 1] are taken for: gray or color ones only, as they are."""
+        fitting = [i for i, mode in enumerate(self.modes.values()) if (mode == "RGB") == (images.shape[1] == 3)]
+        names = list(self.modes)
+        if len(fitting) == 1:
+            return names[fitting[0]]
+        x = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        scores = self._router(x).log_softmax(1).mean(0)
+        return names[max(fitting, key=lambda i: float(scores[i]))]
 
 
 def bundle_root() -> Path:
@@ -61,18 +140,29 @@ def bundle_root() -> Path:
     raise FileNotFoundError("the miadmark bundle is not installed with the package")
 
 
-def check_weights(models_dir: Path) -> None:
-    """Compare the weight files with :data:`HASHES`.
+def check_listed(models_dir: Path) -> dict[str, str]:
+    """SHA-256 of every weight file as :data:`HASHES` names it.
 
     Raises:
-        ValueError: a file is not the one that was released, or is not listed at all.
+        ValueError: a weight file is not listed: else taking a line out would be all it takes to bring in others.
     """
     lines = [line.split() for line in (models_dir / HASHES).read_text().splitlines()]
     listed = {name: digest for digest, name in lines}
     if unknown := {path.name for path in models_dir.glob("*.pt")} - set(listed):
         raise ValueError(f"{HASHES} does not name {', '.join(sorted(unknown))}")
-    for name, digest in listed.items():
-        if hashlib.sha256((models_dir / name).read_bytes()).hexdigest() != digest:
+    return listed
+
+
+def check_weights(models_dir: Path, names: Iterable[str]) -> None:
+    """Compare weight files with :data:`HASHES` before anything is read from them.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is not the one that was released, or is not listed at all.
+    """
+    listed = check_listed(models_dir)
+    for name in names:
+        if hashlib.sha256((models_dir / name).read_bytes()).hexdigest() != listed.get(name):
             raise ValueError(f"weights {name} do not have the SHA-256 that {HASHES} names")
 
 
@@ -86,24 +176,18 @@ def load_config(root: Path, *names: str, **overrides: Any) -> ConfigParser:
 
 def load_marker(
     root: str | Path | None = None, device: torch.device | str | None = None, exclude: tuple[str, ...] = ()
-) -> EnsembleMarker:
+) -> BundleMarker:
     """The marker of a bundle.
 
     Args:
         root: bundle folder; default: the one that comes with the package.
         device: default: CUDA if there is any, else the CPU.
-        exclude: surrogates to leave out, for leave-one-out measurements.
+        exclude: architectures to leave out, for leave-one-out measurements.
 
     Raises:
         FileNotFoundError: no bundle, or weights are missing.
         ValueError: weights that are not the released ones.
     """
     root = Path(root) if root else bundle_root()
-    check_weights(root / "models")
-    parser = load_config(root)
-    device = torch.device(device) if device else parser.get_parsed_content("device")
-    if exclude:
-        parser["surrogate_names"] = [name for name in parser["surrogate_names"] if name not in exclude]
-    ensemble = parser.get_parsed_content("ensemble")
-    generator = GeneratorPerturber(parser.get_parsed_content("generator"), device)
-    return EnsembleMarker(generator, ensemble, device)
+    chosen = torch.device(device) if device else load_config(root).get_parsed_content("device")
+    return BundleMarker(root, chosen, exclude)

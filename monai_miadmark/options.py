@@ -56,6 +56,8 @@ class ProtectOptions:
             stored samples.
         region_budget: largest amplitude inside the region, fraction of the display window in [0, 1]. ``None`` means 0
             (bit-identical) for a mask and 3/255 for ``auto``. With 0 the region is bit-identical in both cases.
+        modality: which diagnostic models the mark is made against, by the marker's name for them, e.g. ``brain_mri``,
+            ``fundus`` or ``skin``; ``auto`` goes by what the image looks like.
     """
 
     preset: str = "standard"
@@ -64,6 +66,7 @@ class ProtectOptions:
     logo: Path | None = None
     region: Literal["auto", "none"] | NDArray[np.bool_] = field(default="auto")
     region_budget: float | None = None
+    modality: str = "auto"
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 __all__ = [
+    "ROBUST_SUFFIX",
     "Surrogate",
     "SurrogateEnsemble",
+    "architecture",
     "expected_margin",
     "load_ensemble",
     "load_pretrained",
@@ -23,6 +26,10 @@ __all__ = [
     "save_weights",
     "to_square",
 ]
+
+
+ROBUST_SUFFIX = "_robust"
+"""Ends the names of surrogates that were trained on attacked images (:mod:`monai_miadmark.hardening`)."""
 
 
 class Surrogate(nn.Module):
@@ -187,15 +194,22 @@ def load_ensemble(
     That configuration loads images with MONAI's readers, so the networks expect rows and columns swapped.
 
     Args:
-        networks: architectures by name.
-        names: which of them to take.
+        networks: architectures by name; they are copied.
+        names: which weights to take; ``resnet_robust`` is the architecture ``resnet`` with weights of its own.
         dataset: data set that the weights were trained on.
         models_dir: folder of the weights.
 
     Raises:
         FileNotFoundError: weights are missing.
     """
-    weights = {name: Path(models_dir) / f"{dataset}_{name}.pt" for name in names}
-    return SurrogateEnsemble(
-        [Surrogate(load_weights(networks[name], weights[name]), name, transposed=True) for name in names]
-    )
+    members = []
+    for name in names:
+        network = copy.deepcopy(networks[architecture(name)])
+        load_weights(network, Path(models_dir) / f"{dataset}_{name}.pt")
+        members.append(Surrogate(network, name, transposed=True))
+    return SurrogateEnsemble(members)
+
+
+def architecture(name: str) -> str:
+    """Architecture of a surrogate: ``resnet`` of ``resnet_robust``."""
+    return name.removesuffix(ROBUST_SUFFIX)

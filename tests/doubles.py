@@ -20,6 +20,9 @@ class NoiseMarker:
     def perturber(self, preset: Preset) -> NoiseMarker:
         return self
 
+    def specialist(self, modality: str, images: NDArray[np.float32]) -> NoiseMarker:
+        return self
+
     def perturb(
         self, images: NDArray[np.float32], clean: NDArray[np.float32], budget: NDArray[np.float32], latent: bytes
     ) -> NDArray[np.float32]:

@@ -1,0 +1,168 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""One data set under one choice of options: sets of protected images, made once, and how models fare on them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from monai_miadmark.datasets import data_list
+from monai_miadmark.evaluation.protected import ProtectedSet, display, protect_set
+from monai_miadmark.marker import HASHES, load_config, load_marker
+from monai_miadmark.marking import Marker
+from monai_miadmark.options import PRESETS, ProtectOptions
+from monai_miadmark.surrogates import Surrogate
+
+__all__ = ["Study", "accuracy"]
+
+_log = logging.getLogger(__name__)
+
+_BATCH = 32
+
+
+@torch.inference_mode()
+def accuracy(
+    victim: nn.Module,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    remover: Callable[[Tensor], Tensor] | None = None,
+) -> float:
+    """Share of images that a model puts into the right class.
+
+    Args:
+        victim: ``(B, C, H, W)`` in [0, 1] to logits.
+        images: uint8 ``(N, H, W, C)``.
+        labels: ``(N,)``.
+        remover: applied to the images first.
+    """
+    right = 0
+    for first in range(0, len(labels), _BATCH):
+        batch = display(images[first : first + _BATCH])
+        if remover is not None:
+            batch = remover(batch)
+        logits = victim(batch.to(next(victim.parameters()).device))
+        right += int((logits.argmax(1).cpu().numpy() == labels[first : first + _BATCH]).sum())
+    return right / len(labels)
+
+
+class Study:
+    """Protected images of one data set, kept in files so that no question makes them anew.
+
+    Args:
+        root: bundle folder.
+        dataset: ``brain_mri``, ``fundus`` or ``skin``.
+        options: the custodian's choices; their ``modality`` is the data set.
+        section: ``val`` to report, ``tune`` to choose, ``fit`` for an attacker's pairs.
+        limit: at most so many images of each class.
+        seed: stands for the content keys.
+        cache: folder for the sets.
+        device: of the networks.
+        make_marker: gives the marker without the architectures named; default: the bundle's own.
+        variant: name of ``make_marker`` in the cache, for markers other than the bundle's.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        dataset: str,
+        options: ProtectOptions | None = None,
+        section: str = "val",
+        limit: int | None = None,
+        seed: int = 0,
+        cache: str | Path | None = None,
+        device: torch.device | str = "cpu",
+        make_marker: Callable[[tuple[str, ...]], Marker] | None = None,
+        variant: str = "bundle",
+    ) -> None:
+        self.root, self.dataset, self.section, self.limit, self.seed = Path(root), dataset, section, limit, seed
+        self.options = options or ProtectOptions(modality=dataset)
+        self.cache = Path(cache) if cache else None
+        self.device, self.variant = torch.device(device), variant
+        self.items = data_list(dataset, section, limit=limit)
+        self.parser = load_config(self.root, dataset=dataset)
+        self.names: list[str] = list(self.parser.get_parsed_content("victim_names"))
+        self.mode: str = self.parser.get_parsed_content("modes")[dataset]
+        self._make_marker = make_marker or (
+            lambda exclude: load_marker(self.root, self.device, exclude)
+        )
+        self._victims: dict[str, Surrogate] | None = None
+
+    @property
+    def victims(self) -> Mapping[str, Surrogate]:
+        """The diagnostic models that are asked, by architecture."""
+        if self._victims is None:
+            members = self.parser.get_parsed_content("victims").to(self.device).members
+            self._victims = {member.name: member for member in members}
+        return self._victims
+
+    def protected(self, exclude: Sequence[str] = ()) -> ProtectedSet:
+        """The images, marked without the help of the architectures ``exclude``."""
+        path = self.cache / f"{self._key(tuple(exclude))}.npz" if self.cache else None
+        if path and path.is_file():
+            return ProtectedSet.load(path)
+        made = protect_set(self.items, self._make_marker(tuple(exclude)), self.options, self.mode, self.seed)
+        if path:
+            made.save(path)
+        return made
+
+    def white_box(self) -> list[dict[str, Any]]:
+        """Rows of every model against marks made with the whole ensemble: on clean, protected and restored images."""
+        made = self.protected()
+        return [self._row("white box", name, made, "") for name in self.names]
+
+    def black_box(self, removers: Mapping[str, Callable[[Tensor], Tensor]] | None = None) -> list[dict[str, Any]]:
+        """Rows of every model against marks that its architecture had no part in, as they are and after removers."""
+        rows = []
+        for name in self.names:
+            made = self.protected((name,))
+            rows.append(self._row("black box", name, made, ""))
+            for attack, remover in (removers or {}).items():
+                rows.append(self._row("black box", name, made, attack, remover))
+        return rows
+
+    def _row(
+        self,
+        setting: str,
+        name: str,
+        made: ProtectedSet,
+        remover_name: str,
+        remover: Callable[[Tensor], Tensor] | None = None,
+    ) -> dict[str, Any]:
+        victim = self.victims[name]
+        row = {
+            "dataset": self.dataset,
+            "setting": setting,
+            "victim": name,
+            "remover": remover_name,
+            "images": len(made),
+            "clean": accuracy(victim, made.clean, made.labels, remover),
+            "protected": accuracy(victim, made.protected, made.labels, remover),
+        }
+        if remover is None:
+            row["restored"] = accuracy(victim, made.restored, made.labels)
+        return row
+
+    def _key(self, exclude: tuple[str, ...]) -> str:
+        """File name of a set: readable, with a digest of everything that it depends on."""
+        facts = {
+            "options": {**asdict(self.options), "preset": asdict(PRESETS[self.options.preset])},
+            "weights": (self.root / "models" / HASHES).read_text(),
+            "networks": (self.root / "configs" / "networks.yaml").read_text(),
+            "items": [Path(str(item["image"])).name for item in self.items],
+            "seed": self.seed,
+            "variant": self.variant,
+        }
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=repr).encode()).hexdigest()[:12]
+        without = "_".join(("without", *exclude)) if exclude else "all"
+        return f"{self.dataset}_{self.section}_{self.variant}_{self.options.preset}_{without}_{digest}"
