@@ -52,8 +52,14 @@ _ANGLES = (0, -20, 20)
 _LONG = 6
 """Width over height from which a drawing may also run up the side of an image."""
 
-_LEGIBLE = 0.25
-"""Ink can be read where it differs from three quarters of what lies under it by so much of the display window."""
+_LEGIBLE = 0.2
+"""Ink can be read where it differs from nearly all that lies under it by so much of the display window."""
+
+_LOST = 0.08
+"""Share of the ink that may be lost on ground of its own color without the logo counting as hard to read."""
+
+_EDGE = 0.02
+"""Free border as a share of the image's sides, where there is room for it: ink flush with the edge looks cut off."""
 
 _OPACITIES = (0.7, 0.85, 1.0)
 """Opacities that are tried, as factors on the preset's."""
@@ -248,8 +254,9 @@ class _Search:
         spread = _spread_ink(alpha)
         tall, wide = spread.shape
         found: list[tuple[float, int, int]] = []
-        for top in np.unique(np.linspace(0, h - lh, 13).astype(int)).tolist():
-            for left in np.unique(np.linspace(0, w - lw, 7).astype(int)).tolist():
+        rows, columns = (_room(side, size) for side, size in ((h, lh), (w, lw)))
+        for top in np.unique(np.linspace(*rows, 13).astype(int)).tolist():
+            for left in np.unique(np.linspace(*columns, 7).astype(int)).tolist():
                 if self.misses(n, spread, (top, left)):
                     row, column = top - _MARGIN, left - _MARGIN
                     under = gray[max(0, row) : row + tall, max(0, column) : column + wide]
@@ -266,11 +273,11 @@ class _Search:
     def best(
         self, n: int, alpha: NDArray[np.uint8], free: list[_Place], inks: Sequence[_Ink]
     ) -> dict[_Ink, tuple[float, _Place]]:
-        """Effect and place of each ink that can be read somewhere on a slice; of the one that can best, if none can."""
+        """Effect and place of each ink that can be read somewhere on a slice; of those that can best, if none can."""
         places = _apart(free, alpha.shape, _PLACES)
         contrasts = {(at, ink): self.contrast(n, alpha, at, ink) for at in places for ink in inks}
-        tried = [key for key, contrast in contrasts.items() if contrast >= _LEGIBLE]
-        tried = tried or [max(contrasts, key=lambda key: contrasts[key])]
+        enough = min(_LEGIBLE, 0.5 * max(contrasts.values()))
+        tried = [key for key, contrast in contrasts.items() if contrast >= enough]
         candidates = np.stack([_blend(self.clean[n], alpha, at, ink, self.opacity) for at, ink in tried])
         found: dict[_Ink, tuple[float, _Place]] = {}
         for (at, ink), effect in zip(tried, self.judge.effect(candidates, self.clean[n : n + 1]).tolist(), strict=True):
@@ -279,12 +286,12 @@ class _Search:
         return found
 
     def contrast(self, n: int, alpha: NDArray[np.uint8], at: _Place, ink: _Ink) -> float:
-        """Difference between ink and what lies under it that three quarters of the inked cells exceed, 0 ... 1.
+        """Difference between ink and what lies under it that nearly all inked cells exceed, 0 ... 1.
 
         Not the mean: a logo half of which is white on white has a good mean and cannot be read.
         """
         under = self.clean[n, :, at[0] : at[0] + alpha.shape[0], at[1] : at[1] + alpha.shape[1]]
-        return float(np.quantile(np.abs(ink.shown - under).mean(0)[2 * alpha.astype(int) >= alpha.max()], 0.25))
+        return float(np.quantile(np.abs(ink.shown - under).mean(0)[2 * alpha.astype(int) >= alpha.max()], _LOST))
 
     def drawing(
         self, drawings: Sequence[NDArray[np.uint8]], first: NDArray[np.uint8], positions: NDArray[np.int32], ink: _Ink
@@ -316,13 +323,12 @@ class _Search:
         self, first: NDArray[np.uint8], positions: NDArray[np.int32], drawing: NDArray[np.uint8]
     ) -> NDArray[np.int32] | None:
         """Places of a drawing whose middle is as near as it can be to the first one's; ``None`` without room."""
-        h, w = self.region.shape[1:]
-        room = (h - drawing.shape[0], w - drawing.shape[1])
+        rows, columns = (_room(self.region.shape[1 + axis], drawing.shape[axis]) for axis in (0, 1))
         spread = _spread_ink(drawing)
         moved = positions.copy()
         for n in np.nonzero(positions[:, 0] >= 0)[0].tolist():
             aim = [int(positions[n, axis]) + (first.shape[axis] - drawing.shape[axis]) // 2 for axis in (0, 1)]
-            at = min(max(aim[0], 0), room[0]), min(max(aim[1], 0), room[1])
+            at = min(max(aim[0], rows[0]), rows[1]), min(max(aim[1], columns[0]), columns[1])
             if not self.misses(n, spread, at):
                 free = self.free(n, drawing)
                 if not free:
@@ -342,6 +348,12 @@ class _Search:
         enough = min(most, effect[0] + 0.9 * (most - effect[0]))
         chosen = next(i for i, value in enumerate(effect[1:], 1) if value >= enough)
         return round(levels[chosen] * 256)
+
+
+def _room(side: int, size: int) -> tuple[int, int]:
+    """First and last cell at which a drawing of a size may begin along a side of the image."""
+    edge = min(round(_EDGE * side), (side - size) // 2)
+    return edge, side - size - edge
 
 
 def _rank(found: Sequence[tuple[float, _Place]]) -> tuple[int, float]:
