@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_miadmark.logo import Logo, load_logo, render_text
+from monai_miadmark.logo import BUILT_IN_LOGOS, Logo, draw_logo, load_logo, render_banner, render_emblem, render_text
 
 
 @pytest.mark.parametrize("height", [1, 2, 7, 20, 64])
@@ -26,6 +26,51 @@ def test_text_has_ink_and_gaps():
 def test_text_refuses(text, height):
     with pytest.raises(ValueError):
         render_text(text, height)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 20, 64, 129])
+def test_emblem_is_a_cross_in_a_ring(size):
+    alpha = render_emblem(size)
+    assert alpha.dtype == np.uint8 and alpha.shape == (size, size)
+    assert alpha[0].any() and alpha[-1].any() and alpha[:, 0].any() and alpha[:, -1].any()
+    if size >= 20:
+        assert np.array_equal(alpha, alpha[::-1]) and np.array_equal(alpha, alpha[:, ::-1])
+        assert np.array_equal(alpha, alpha.T)
+        middle = alpha[size // 2] > 127
+        assert np.count_nonzero(np.diff(middle.astype(int))) == 4  # ring, gap, cross, gap, ring
+        assert not alpha[0, 0] and alpha[size // 2, size // 2] == 255
+
+
+@pytest.mark.parametrize("text", ["PROTECTED", "a", "two\nlines", "x" * 200])
+@pytest.mark.parametrize("size", [(1, 1), (9, 1), (3, 8), (64, 8), (160, 20)])
+def test_banner_is_a_strip_with_letters_cut_out(text, size):
+    alpha = render_banner(text, *size)
+    assert alpha.dtype == np.uint8 and alpha.shape == size[::-1]
+    if size[0] >= 64 and len(text) < 200:
+        assert (alpha[0] == 255).all() and (alpha[-1] == 255).all()
+        assert (alpha[:, 0] == 255).all() and (alpha[:, -1] == 255).all() and alpha.min() < 160
+
+
+def test_built_in_logos_refuse():
+    with pytest.raises(ValueError, match="side"):
+        render_emblem(0)
+    with pytest.raises(ValueError, match="size"):
+        render_banner("a", 0, 9)
+    with pytest.raises(ValueError, match="text"):
+        draw_logo(None, "")
+
+
+def test_names_stand_for_built_in_logos_unless_there_is_such_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert np.array_equal(draw_logo(None, "TEXT"), render_text("TEXT", 128))
+    drawn = {name: draw_logo(name, "TEXT") for name in BUILT_IN_LOGOS}
+    assert np.array_equal(drawn["emblem"], render_emblem(128))
+    assert np.array_equal(drawn["banner"], render_banner("TEXT", 1024, 128))
+    assert draw_logo("banner", "A LONG TEXT THAT NEEDS MORE ROOM").shape[1] > 1024
+    with pytest.raises(FileNotFoundError):
+        draw_logo(tmp_path / "emblem", "TEXT")
+    Image.new("L", (20, 10), 0).save(tmp_path / "emblem", format="png")
+    assert draw_logo("emblem", "TEXT").shape == (10, 20)
 
 
 def test_logo_from_transparency(tmp_path):

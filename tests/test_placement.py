@@ -78,7 +78,7 @@ class TestSearch:
         for judge in (Judge(left), Judge(lambda ink: left(ink)[..., ::-1])):
             logo = logo_of(place(gray(0.3, (64, 200)), judge, text="A"))
             columns.append(int(logo.positions[0, 1]))
-        assert columns[0] < 20 and columns[1] + logo.alpha.shape[1] > 180
+        assert columns[0] < 60 and columns[1] + logo.alpha.shape[1] > 140
 
     def test_turns_where_that_misleads_more(self) -> None:
         upright = logo_of(place(gray(0.3), Judge(lambda ink: np.ones_like(ink))))
@@ -156,16 +156,14 @@ class TestInk:
         values = np.concatenate([gray(level).values for level in (0.1, 0.45, 0.5, 0.55)])
         assert logo_of(place(StoredImage(values, Bounds(0, 255), Window(0, 255)))).values == (255,)
 
-    def test_half_lost_is_not_read(self) -> None:
-        """White on a half that is white has a good mean and no letters."""
-        image = gray(0.2, (40, 128))
-        image.values[:, :, :64] = 255
-        wide = np.zeros((1, 40, 128), bool)
-        wide[:, :, [0, 127]] = True  # nothing but the middle is free
-        found = logo_of(place(image, region=wide, text="PROTECTED"))
-        half = found.values[0]
-        left, right = (np.abs(half - image.values[0, :, part]).mean() for part in (slice(64), slice(64, 128)))
-        assert min(left, right) >= 0  # neither can be read everywhere: one is chosen nevertheless
+    @pytest.mark.parametrize("sign", [1, -1])
+    def test_half_lost_is_not_read(self, sign: int) -> None:
+        """White ink of which half stands on white has a good mean, and half its letters are gone."""
+        image = gray(0.1)
+        image.values[:, :, :64] = 250
+        found = logo_of(place(image, _Prefers(sign), text="AB"))
+        under = canonical_display(image)[0, 0][found.coverage(0, 96, 128) > 127]
+        assert (np.abs(found.values[0] / 255 - under) > 0.2).mean() > 0.9
 
     @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32"])
     def test_inverted_windows_swap_what_is_stored(self, dtype: str) -> None:
@@ -212,10 +210,10 @@ class TestRegion:
 
     def test_a_smaller_drawing_is_taken_where_the_middle_one_has_no_room(self) -> None:
         region = np.zeros((1, 128, 128), bool)
-        region[:, 49:] = True
+        region[:, 54:] = True
         free = logo_of(place(gray(0.3, (128, 128)), logo=Path("emblem"), preset="strong"))
         tight = logo_of(place(gray(0.3, (128, 128)), region=region, logo=Path("emblem"), preset="strong"))
-        assert tight.alpha.shape < free.alpha.shape and tight.alpha.shape[0] == round(np.sqrt(0.8 * 0.16) * 128)
+        assert tight.alpha.shape[0] < 48 < round(np.sqrt(0.16) * 128) <= free.alpha.shape[0]
 
     def test_without_room_there_is_none_and_a_warning(self, caplog: pytest.LogCaptureFixture) -> None:
         region = np.zeros((3, 96, 128), bool)
@@ -263,7 +261,8 @@ class TestDrawings:
         drawing = np.zeros((20, 30, 4), np.uint8)
         drawing[4:16, 5:25, 3] = 255
         Image.fromarray(drawing).save(tmp_path / "logo.png")
-        assert (logo_of(place(gray(0.3), logo=tmp_path / "logo.png")).alpha == 255).all()
+        alpha = logo_of(place(gray(0.3), logo=tmp_path / "logo.png")).alpha
+        assert alpha.max() == 255 and alpha.shape[1] > alpha.shape[0]
         with pytest.raises(FileNotFoundError):
             place(gray(0.3), logo=tmp_path / "absent.png")
 
