@@ -8,57 +8,217 @@ record as 8-bit block scales. Restoring never computes it again, so no machine h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monai_miadmark.field import BLOCK, MAX_SCALE, UNITS, spread
+from monai_miadmark.likeness import C2, Likeness
 
-__all__ = ["Visibility", "block_scales", "cell_budget", "visibility_map"]
+__all__ = ["Visibility", "block_scales", "cell_budget", "fit_to_likeness", "likeness_budget", "visibility_map"]
+
+
+_POWER = 0.85
+"""Mean square of a field as a share of its budget's: nearly all cells end at full amplitude, some at half."""
+
+_ROUGH = 0.3
+"""Share of a field's power that SSIM's window of 11 cells sees as contrast; the rest it takes for brightness."""
+
+_MOST_GAIN = 2.0
+"""How far the amplitude may grow once the field is known: further, and the field would not be made for it."""
 
 
 @dataclass(frozen=True)
 class Visibility:
-    """Weights of the just-noticeable-difference model, all as fractions of the display window.
+    """How much of a mark may be seen.
 
-    Masking by contrast (Daly, Watson) is linear in the local standard deviation, Weber's law linear in the local mean;
-    ``floor`` is what is hidden in any tissue, ``dark`` the mean below which a flat place counts as background.
+    Where the amplitude goes follows a just-noticeable-difference model: masking by contrast (Daly, Watson) is linear in
+    the local standard deviation, Weber's law linear in the local mean; ``floor`` is what is hidden in any tissue. How
+    much there is in all is solved for each slice, so that it keeps to a likeness with the original: smooth and rough
+    images are marked as visibly as each other.
 
     Attributes:
-        floor: amplitude allowed in flat foreground.
+        psnr: least peak signal-to-noise ratio outside the logo, in dB.
+        ssim: least structural similarity outside the logo.
+        region_ssim: least structural similarity inside the region.
+        floor: share of flat foreground.
         contrast: weight of the local standard deviation.
         luminance: weight of the local mean.
-        ceiling: largest amplitude anywhere.
+        ceiling: largest amplitude anywhere outside the logo, fraction of the display window.
         dark: mean plus deviation below which a place is background and gets nothing.
-        gain: factor on all of it; the presets differ by it.
     """
 
+    psnr: float = 29.2
+    ssim: float = 0.89
+    region_ssim: float = 0.955
     floor: float = 7 / 255
     contrast: float = 0.15
     luminance: float = 0.02
-    ceiling: float = 16 / 255
+    ceiling: float = 20 / 255
     dark: float = 0.035
-    gain: float = 1.0
 
 
 def visibility_map(display: NDArray[np.float32], model: Visibility) -> NDArray[np.float64]:
-    """Amplitude that stays unnoticed at each cell.
+    """How the amplitude is shared out among the cells before its amount is known.
 
     Args:
         display: ``(N, C, h, w)`` in [0, 1].
         model: weights.
 
     Returns:
-        ``(N, h, w)`` amplitudes as fractions of the window, at most ``model.ceiling``.
+        ``(N, h, w)`` weights, not negative, about the size of a usual amplitude.
     """
     gray = display.astype(np.float64).mean(axis=1)
     mean = _box_mean(gray, 3)
     deviation = np.sqrt(np.maximum(_box_mean(gray * gray, 3) - mean * mean, 0.0))
-    budget = model.floor + model.contrast * deviation + model.luminance * mean
     # A ramp instead of a threshold: a hard edge between marked tissue and unmarked air would draw an outline.
     foreground = np.clip((mean + deviation) / model.dark - 0.5, 0.0, 1.0)
-    return np.minimum(model.gain * budget * foreground, model.ceiling)
+    weights: NDArray[np.float64] = foreground * (model.floor + model.contrast * deviation + model.luminance * mean)
+    return weights
+
+
+def likeness_budget(
+    display: NDArray[np.float32],
+    model: Visibility,
+    region: NDArray[np.bool_],
+    region_budget: float,
+    logo: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Amplitude at each cell outside the logo, as much as the likeness that is asked for will probably leave.
+
+    Args:
+        display: ``(N, C, h, w)`` in [0, 1].
+        model: weights and likeness.
+        region: ``(N, h, w)``, the part that a reader needs most.
+        region_budget: largest amplitude there, fraction of the window.
+        logo: ``(N, h, w)``, cells that likeness does not count.
+
+    Returns:
+        ``(N, h, w)`` amplitudes as fractions of the window, at most ``model.ceiling``.
+    """
+    weights = visibility_map(display, model)
+    budget = np.zeros_like(weights)
+    for n, plane in enumerate(display):
+        variance = Likeness(plane).variance.astype(np.float64)
+        inside, counted = region[n], ~logo[n]
+
+        def ssim(amplitude: NDArray[np.float64], variance: NDArray[np.float64] = variance) -> NDArray[np.float64]:
+            # Noise that is independent of the image adds to one of the two variances in (2 cov + C2) / (var + var' + C2).
+            noise = _ROUGH * _POWER * amplitude**2
+            similar: NDArray[np.float64] = ((2 * variance + C2) / (2 * variance + noise + C2)).mean(axis=0)
+            return similar
+
+        def error(amplitude: NDArray[np.float64]) -> NDArray[np.float64]:
+            return _POWER * amplitude**2
+
+        flat = np.where(weights[n] > 0, region_budget, 0.0)
+        within = _largest_gain(lambda g: g * flat, ssim, error, inside & counted, model.region_ssim, 0.0, 1.0)  # noqa: B023
+        there = within * flat
+
+        def amplitude(
+            gain: float, n: int = n, inside: NDArray[np.bool_] = inside, there: NDArray[np.float64] = there
+        ) -> NDArray[np.float64]:
+            return np.where(inside, there, np.minimum(gain * weights[n], model.ceiling))
+
+        budget[n] = amplitude(_largest_gain(amplitude, ssim, error, counted, model.ssim, model.psnr, 32.0))
+    return budget
+
+
+def fit_to_likeness(
+    display: NDArray[np.float32],
+    images: NDArray[np.float32],
+    fraction: NDArray[np.float32],
+    budget: NDArray[np.float64],
+    model: Visibility,
+    region: NDArray[np.bool_],
+    region_budget: float,
+    logo: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Scale a budget so that the field that was made for it keeps to the likeness as it is measured.
+
+    Args:
+        display: ``(N, C, h, w)`` in [0, 1], the original.
+        images: the same with the logo in it.
+        fraction: the field, ``(N, 1 or C, h, w)`` in [-1, 1].
+        budget: ``(N, h, w)``, what it was made for.
+        model: the likeness.
+        region: ``(N, h, w)``.
+        region_budget: largest amplitude there.
+        logo: ``(N, h, w)``; stays as it is and is not counted.
+
+    Returns:
+        ``(N, h, w)``: outside the region at most twice the budget, and at most ``model.ceiling``.
+    """
+    fitted = budget.copy()
+    for n, plane in enumerate(display):
+        likeness = Likeness(plane)
+        inside, counted = region[n] & ~logo[n], ~logo[n]
+        outside = counted & ~region[n]
+        levels = np.rint(fraction[n] * 2) / 2
+
+        def scaled(gain: float, part: NDArray[np.bool_], most: float, n: int = n) -> NDArray[np.float64]:
+            return np.where(part, np.minimum(gain * budget[n], most), fitted[n])
+
+        def changed(
+            amplitude: NDArray[np.float64], n: int = n, levels: NDArray[np.float32] = levels
+        ) -> NDArray[np.float32]:
+            shown: NDArray[np.float32] = np.clip(images[n] + levels * amplitude.astype(np.float32), 0, 1)
+            return shown
+
+        def ssim(amplitude: NDArray[np.float64], likeness: Likeness = likeness) -> NDArray[np.float32]:
+            return likeness.ssim_map(changed(amplitude))  # noqa: B023
+
+        def error(amplitude: NDArray[np.float64], likeness: Likeness = likeness) -> NDArray[np.float32]:
+            return likeness.squared_error(changed(amplitude))  # noqa: B023
+
+        for part, judged, most, least_ssim, least_psnr in (
+            (inside, inside, region_budget, model.region_ssim, 0.0),
+            (outside, counted, model.ceiling, model.ssim, model.psnr),
+        ):
+            gain = _largest_gain(
+                lambda g: scaled(g, part, most),  # noqa: B023
+                ssim,
+                error,
+                judged,
+                least_ssim,
+                least_psnr,
+                _MOST_GAIN,
+                12,
+            )
+            fitted[n] = scaled(gain, part, most)
+    return fitted
+
+
+def _largest_gain(
+    amplitude: Callable[[float], NDArray[np.float64]],
+    ssim: Callable[[NDArray[np.float64]], NDArray[Any]],
+    error: Callable[[NDArray[np.float64]], NDArray[Any]],
+    judged: NDArray[np.bool_],
+    least_ssim: float,
+    least_psnr: float,
+    most: float,
+    steps: int = 24,
+) -> float:
+    """Largest factor up to ``most`` with which the judged cells keep to a likeness, by bisection."""
+    if not judged.any():
+        return most
+
+    def holds(gain: float) -> bool:
+        tried = amplitude(gain)
+        if float(error(tried)[judged].mean()) > 10 ** (-least_psnr / 10):
+            return False
+        return float(ssim(tried)[judged].mean()) >= least_ssim
+
+    if holds(most):
+        return most
+    low, high = 0.0, most
+    for _ in range(steps):
+        middle = (low + high) / 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
 
 
 def block_scales(budget: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from monai_miadmark.marking import Perturber
 from monai_miadmark.options import Preset
 from monai_miadmark.perturbers import EnsembleCritic, GeneratorPerturber, GradientPerturber
-from monai_miadmark.surrogates import SurrogateEnsemble, architecture
+from monai_miadmark.surrogates import SurrogateEnsemble
 
 __all__ = ["HASHES", "BundleMarker", "EnsembleMarker", "bundle_root", "check_weights", "load_config", "load_marker"]
 
@@ -30,16 +31,19 @@ class EnsembleMarker:
     """Satisfies :class:`monai_miadmark.marking.Marker` with a generator and the surrogate ensemble of one modality.
 
     Args:
-        generator: first guess of every field; ``None`` where none may be used, e.g. because it was trained against a
-            model that is to be left out: fields then start from small random signs.
+        generator: gives the perturber of presets without gradient steps; called when it is first needed. ``None`` where
+            none may be used, e.g. because it was trained against a model that is to be left out.
         ensemble: refines fields, finds the salient region and judges logos.
         device: where the networks run.
     """
 
     def __init__(
-        self, generator: GeneratorPerturber | None, ensemble: SurrogateEnsemble, device: torch.device | str = "cpu"
+        self,
+        generator: Callable[[], GeneratorPerturber] | None,
+        ensemble: SurrogateEnsemble,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.generator, self.ensemble, self.device = generator, ensemble, torch.device(device)
+        self._generator, self.ensemble, self.device = generator, ensemble, torch.device(device)
         self.critic = EnsembleCritic(ensemble, device)
 
     def __repr__(self) -> str:
@@ -50,16 +54,16 @@ class EnsembleMarker:
         return self
 
     def perturber(self, preset: Preset) -> Perturber:
-        """The generator alone, or gradient steps that start from its field, as the preset asks.
+        """The generator alone, or gradient steps, as the preset asks.
 
         Raises:
             ValueError: the preset is the generator alone, and this marker has none.
         """
         if preset.steps == 0:
-            if self.generator is None:
-                raise ValueError("this preset needs a generator")
-            return self.generator
-        return GradientPerturber(self.ensemble, preset.steps, self.generator, device=self.device)
+            if self._generator is None:
+                raise ValueError("this preset needs a generator, and this marker may use none")
+            return self._generator()
+        return GradientPerturber(self.ensemble, preset.steps, device=self.device)
 
 
 class BundleMarker:
@@ -81,16 +85,19 @@ class BundleMarker:
         self.modes: dict[str, str] = parser.get_parsed_content("modes")
         models = root / "models"
         check_listed(models)
-        self._generator = None
-        if not set(exclude) & {architecture(name) for name in parser.get_parsed_content("generator_surrogates")}:
-            check_weights(models, ["model.pt"])
-            self._generator = GeneratorPerturber(parser.get_parsed_content("generator"), device)
+        self._generator_allowed = not set(exclude) & set(parser["generator_surrogates"])
         check_weights(models, ["router.pt"])
         self._router = parser.get_parsed_content("router").to(device).eval().requires_grad_(False)
         self._specialists: dict[str, EnsembleMarker] = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(modalities={list(self.modes)}, device={str(self.device)!r})"
+
+    @cached_property
+    def generator(self) -> GeneratorPerturber:
+        """The generator of the bundle."""
+        check_weights(self.root / "models", ["model.pt"])
+        return GeneratorPerturber(load_config(self.root).get_parsed_content("generator"), self.device)
 
     @property
     def modalities(self) -> list[str]:
@@ -108,11 +115,13 @@ class BundleMarker:
             raise ValueError(f"modality must be auto or one of {', '.join(self.modes)}, not {modality!r}")
         if name not in self._specialists:
             parser = load_config(self.root, dataset=name)
-            names = [n for n in parser["surrogate_names"] if architecture(n) not in self.exclude]
+            names = [n for n in parser["victim_names"] if n not in self.exclude]
             check_weights(self.root / "models", [f"{name}_{n}.pt" for n in names])
             parser["surrogate_names"] = names
             ensemble = parser.get_parsed_content("ensemble").to(self.device)
-            self._specialists[name] = EnsembleMarker(self._generator, ensemble, self.device)
+            self._specialists[name] = EnsembleMarker(
+                (lambda: self.generator) if self._generator_allowed else None, ensemble, self.device
+            )
         return self._specialists[name]
 
     @torch.inference_mode()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from monai_miadmark.budget import block_scales, cell_budget, visibility_map
+from monai_miadmark.budget import block_scales, cell_budget, fit_to_likeness, likeness_budget
 from monai_miadmark.exact import ImageMark, step_for
 from monai_miadmark.field import quantize
 from monai_miadmark.image import StoredImage, displayed
@@ -22,7 +22,7 @@ from monai_miadmark.options import PRESETS, Preset, ProtectOptions
 from monai_miadmark.placement import footprint, place_logo
 from monai_miadmark.region import grow, mask_on_grid, salient_boxes
 
-__all__ = ["MarkCritic", "Marker", "Perturber", "canonical_display", "footprint", "make_mark"]
+__all__ = ["MarkCritic", "Marker", "Perturber", "Specialist", "canonical_display", "footprint", "make_mark"]
 
 
 class Perturber(Protocol):
@@ -58,8 +58,8 @@ class MarkCritic(Protocol):
         ...
 
 
-class Marker(Protocol):
-    """What :func:`make_mark` needs from the network side."""
+class Specialist(Protocol):
+    """Networks of one modality."""
 
     @property
     def critic(self) -> MarkCritic:
@@ -70,8 +70,12 @@ class Marker(Protocol):
         """The perturber that a preset asks for."""
         ...
 
-    def specialist(self, modality: str, images: NDArray[np.float32]) -> Marker:
-        """The marker for a modality, or, if it is ``auto``, for what the images ``(N, C, h, w)`` in [0, 1] look like."""
+
+class Marker(Protocol):
+    """What :func:`make_mark` needs from the network side."""
+
+    def specialist(self, modality: str, images: NDArray[np.float32]) -> Specialist:
+        """The networks for a modality, or, if it is ``auto``, for what images ``(N, C, h, w)`` in [0, 1] look like."""
         ...
 
 
@@ -113,18 +117,22 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
     preset = PRESETS[options.preset]
     slices, height, width, _ = image.values.shape
     clean = canonical_display(image)
-    marker = marker.specialist(options.modality, clean)
+    specialist = marker.specialist(options.modality, clean)
     h, w = clean.shape[2:]
-    mask, region = locate_region(options, marker, clean, (slices, height, width))
-    placed = place_logo(image, options, marker.critic, clean, region)
-    budget = visibility_map(clean, preset.visibility)
-    budget = np.where(placed.footprint, np.maximum(budget, preset.footprint), budget)
-    budget = np.where(region, np.minimum(budget, options.effective_region_budget), budget)
-    if (h, w) != (height, width):  # interpolation spreads a cell over its neighbors
-        region = grow(region, 1)
-    scales = _capped_scales(budget, region, options.effective_region_budget)
-    fraction = marker.perturber(preset).perturb(placed.images, clean, cell_budget(scales, h, w), latent)
-    field = quantize(np.ascontiguousarray(np.moveaxis(_checked(fraction, clean.shape), 1, 3)), scales)
+    mask, region = locate_region(options, specialist.critic, clean, (slices, height, width))
+    placed = place_logo(image, options, specialist.critic, clean, region)
+    cap, visibility = options.effective_region_budget, preset.visibility
+    logo = placed.footprint & ~region
+    budget = likeness_budget(clean, visibility, region, cap, logo)
+    budget = np.where(logo, np.maximum(budget, preset.footprint), budget)
+    # Interpolation spreads a cell over its neighbors.
+    touched = grow(region, 1) if (h, w) != (height, width) else region
+    scales = _capped_scales(budget, touched, cap)
+    made = specialist.perturber(preset).perturb(placed.images, clean, cell_budget(scales, h, w), latent)
+    fraction = _checked(made, clean.shape)
+    budget = fit_to_likeness(clean, placed.images, fraction, budget, visibility, region, cap, logo)
+    scales = _capped_scales(budget, touched, cap)
+    field = quantize(np.ascontiguousarray(np.moveaxis(fraction, 1, 3)), scales)
     if image.window.inverted:  # bright is small here: what the networks add, the stored values lose
         field = type(field)(-field.levels, field.scales)
     step, exponent = step_for(image.window, image.values.dtype)
@@ -142,7 +150,7 @@ def _checked(fraction: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[n
 
 
 def locate_region(
-    options: ProtectOptions, marker: Marker, clean: NDArray[np.float32], shape: tuple[int, int, int]
+    options: ProtectOptions, critic: MarkCritic, clean: NDArray[np.float32], shape: tuple[int, int, int]
 ) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_]]:
     """Full-size mask of samples that stay as they are (or ``None``), and the region on the canonical grid."""
     slices, height, width = shape
@@ -150,7 +158,7 @@ def locate_region(
     if isinstance(options.region, str):
         if options.region == "none":
             return None, np.zeros((slices, h, w), bool)
-        region = salient_boxes(marker.critic.saliency(clean))
+        region = salient_boxes(critic.saliency(clean))
         if options.effective_region_budget > 0:
             return None, region
         rows, columns = np.arange(height) * h // height, np.arange(width) * w // width

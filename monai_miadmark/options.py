@@ -36,9 +36,9 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "subtle": Preset(Visibility(gain=0.6), 0, 0.2, 16 / 255, 0.08),
-    "standard": Preset(Visibility(gain=1.0), 16, 0.35, 32 / 255, 0.12),
-    "strong": Preset(Visibility(gain=1.4, ceiling=24 / 255), 40, 0.45, 48 / 255, 0.16),
+    "subtle": Preset(Visibility(psnr=33.0, ssim=0.95), 0, 0.2, 16 / 255, 0.08),
+    "standard": Preset(Visibility(psnr=29.2, ssim=0.89), 20, 0.35, 32 / 255, 0.12),
+    "strong": Preset(Visibility(psnr=26.0, ssim=0.82, ceiling=28 / 255), 40, 0.45, 48 / 255, 0.16),
 }
 """Presets by name; their measured quality and effect stand in ``docs/results.md``."""
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from monai_miadmark.diversity import InputDiversity, gaussian_blur
 from monai_miadmark.generator import LATENT_SIZE, PerturbationGenerator
-from monai_miadmark.surrogates import SurrogateEnsemble, expected_margin, to_square
+from monai_miadmark.surrogates import SurrogateEnsemble, expected_margin, plausible_margin, to_square
 
 __all__ = ["EnsembleCritic", "GeneratorPerturber", "GradientPerturber", "latent_tensor", "random_generator"]
 
@@ -147,7 +147,7 @@ class GradientPerturber:
                 drawn = [self.diversity(marked, rng) for _ in range(self.views)]
                 views = torch.cat([to_square(view, self.view_size) for view in drawn])
             targets = posterior.repeat(len(views) // len(posterior), 1)
-            loss = torch.stack([expected_margin(z, targets) for z in self.ensemble(views)]).sum()
+            loss = torch.stack([_margins(z, targets) for z in self.ensemble(views)]).sum()
             (gradient,) = torch.autograd.grad(loss, field)
             gradient = _normalized(gradient) + _normalized(gaussian_blur(gradient, 1.5))
             momentum = self.decay * momentum + gradient
@@ -201,9 +201,14 @@ class EnsembleCritic:
             posterior = self.ensemble.posterior(_colors(_tensor(clean, self.device))).repeat_interleave(each, 0)
             for part in _batches(len(images)):
                 logits = self.ensemble(_colors(_tensor(images[part], self.device)))
-                margins = torch.stack([expected_margin(z, posterior[part]) for z in logits]).mean(0)
+                margins = torch.stack([_margins(z, posterior[part]) for z in logits]).mean(0)
                 scores.append(-margins.cpu().numpy())
         return np.concatenate(scores).astype(np.float32)
+
+
+def _margins(logits: Tensor, posterior: Tensor) -> Tensor:
+    """What is descended on, ``(B,)``; either margin alone left more right answers on tune images of one modality."""
+    return expected_margin(logits, posterior) + plausible_margin(logits, posterior)
 
 
 def _batches(count: int) -> Iterator[slice]:

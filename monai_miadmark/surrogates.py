@@ -14,22 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 __all__ = [
-    "ROBUST_SUFFIX",
     "Surrogate",
     "SurrogateEnsemble",
-    "architecture",
     "expected_margin",
     "load_ensemble",
     "load_pretrained",
     "load_weights",
     "margin",
+    "plausible_margin",
     "save_weights",
     "to_square",
 ]
-
-
-ROBUST_SUFFIX = "_robust"
-"""Ends the names of surrogates that were trained on attacked images (:mod:`monai_miadmark.hardening`)."""
 
 
 class Surrogate(nn.Module):
@@ -147,6 +142,25 @@ def expected_margin(logits: Tensor, posterior: Tensor, floor: float = -8.0) -> T
     return (posterior * margins.clamp_min(floor)).sum(1)
 
 
+def plausible_margin(logits: Tensor, posterior: Tensor, share: float = 0.05, floor: float = -8.0) -> Tensor:
+    """Best logit of the classes that may be right minus the best of those that cannot, ``(B,)``.
+
+    Pushing an image away from the class that an ensemble takes it for often pushes it into the runner-up, and where the
+    ensemble erred that is the truth. Negative values of this margin mean that no plausible class is left.
+
+    Args:
+        logits: ``(B, classes)`` of one model for the marked images.
+        posterior: ``(B, classes)`` probabilities for the clean ones.
+        share: classes at least so probable as this share of the most probable one are plausible; the least probable
+            never is.
+        floor: margins below it count as this.
+    """
+    plausible = (posterior >= share * posterior.amax(1, keepdim=True)) & (posterior > posterior.amin(1, keepdim=True))
+    best = logits.masked_fill(~plausible, float("-inf")).amax(1)
+    other = logits.masked_fill(plausible, float("-inf")).amax(1)
+    return (best - other).clamp_min(floor)
+
+
 def to_square(images: Tensor, size: int) -> Tensor:
     """Bring ``(B, C, H, W)`` to a square of ``size``, antialiased when it shrinks, as image loaders do."""
     if images.shape[-2:] == (size, size):
@@ -195,7 +209,7 @@ def load_ensemble(
 
     Args:
         networks: architectures by name; they are copied.
-        names: which weights to take; ``resnet_robust`` is the architecture ``resnet`` with weights of its own.
+        names: which of them to take.
         dataset: data set that the weights were trained on.
         models_dir: folder of the weights.
 
@@ -204,12 +218,7 @@ def load_ensemble(
     """
     members = []
     for name in names:
-        network = copy.deepcopy(networks[architecture(name)])
+        network = copy.deepcopy(networks[name])
         load_weights(network, Path(models_dir) / f"{dataset}_{name}.pt")
         members.append(Surrogate(network, name, transposed=True))
     return SurrogateEnsemble(members)
-
-
-def architecture(name: str) -> str:
-    """Architecture of a surrogate: ``resnet`` of ``resnet_robust``."""
-    return name.removesuffix(ROBUST_SUFFIX)

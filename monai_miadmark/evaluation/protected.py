@@ -140,7 +140,9 @@ def protect_set(
         values = apply_mark(image, mark)
         seconds = time.perf_counter() - start
         record = RecoveryRecord.build(image, mark, values)
-        _, region = locate_region(options, marker, canonical_display(image), image.values.shape[:3])
+        clean = canonical_display(image)
+        critic = marker.specialist(options.modality, clean).critic
+        _, region = locate_region(options, critic, clean, (1, *clean.shape[2:]))
         rows.append(
             (
                 image.values[0],

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from monai_miadmark.datasets import data_list
 from monai_miadmark.evaluation.protected import ProtectedSet, display, protect_set
-from monai_miadmark.marker import HASHES, load_config, load_marker
+from monai_miadmark.marker import check_listed, load_config, load_marker
 from monai_miadmark.marking import Marker
 from monai_miadmark.options import PRESETS, ProtectOptions
 from monai_miadmark.surrogates import Surrogate
@@ -155,10 +155,11 @@ class Study:
 
     def _key(self, exclude: tuple[str, ...]) -> str:
         """File name of a set: readable, with a digest of everything that it depends on."""
+        hashes = check_listed(self.root / "models")
         facts = {
             "options": {**asdict(self.options), "preset": asdict(PRESETS[self.options.preset])},
-            "weights": (self.root / "models" / HASHES).read_text(),
-            "networks": (self.root / "configs" / "networks.yaml").read_text(),
+            "weights": [hashes[f"{self.dataset}_{name}.pt"] for name in self.names if name not in exclude],
+            "generator": hashes["model.pt"] if PRESETS[self.options.preset].steps == 0 else None,
             "items": [Path(str(item["image"])).name for item in self.items],
             "seed": self.seed,
             "variant": self.variant,

@@ -1,0 +1,148 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""Results as JSON files that runs leave behind, and as Markdown tables that are made of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["mean_over", "read_results", "table", "write_json", "write_tables"]
+
+Row = Mapping[str, Any]
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Write through a temporary name, so that a run that is cut off leaves no half of a file.
+
+    Raises:
+        ValueError: a number that is not finite: JSON has none.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    os.replace(part, target)
+
+
+def read_results(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """All results in a folder, by file name.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    found = sorted(Path(folder).glob("*.json"))
+    if not found:
+        raise FileNotFoundError(f"no results in {folder}")
+    return [json.loads(path.read_text()) for path in found]
+
+
+def mean_over(rows: Iterable[Row], value: str, over: str = "dataset") -> float | None:
+    """Mean of the means within each data set, so that none counts more for having more rows; ``None`` of nothing."""
+    groups: dict[Any, list[float]] = {}
+    for row in rows:
+        if row.get(value) is not None:
+            groups.setdefault(row[over], []).append(float(row[value]))
+    return float(np.mean([np.mean(values) for values in groups.values()])) if groups else None
+
+
+def table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    shown = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    return "\n".join([*shown, *(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
+
+
+def write_tables(folder: str | os.PathLike[str]) -> str:
+    """Tables of all results in a folder, as Markdown; written to ``FOLDER/tables.md`` as well."""
+    results = read_results(folder)
+    parts = []
+    for title, group in _groups(results).items():
+        rows = [row for result in group for row in result["rows"]]
+        datasets = sorted({row["dataset"] for row in rows})
+        parts.append(f"### {title}\n")
+        parts.append(_accuracy_table(rows, datasets))
+        if any(row["remover"] for row in rows):
+            parts.append(_remover_table(rows, datasets))
+        if figures := {result["dataset"]: result["figures"] for result in group if result.get("figures")}:
+            parts.append(_figures_table(figures))
+    text = "\n".join(parts)
+    (Path(folder) / "tables.md").write_text(text)
+    return text
+
+
+def _groups(results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Results with one title belong into one table."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        groups.setdefault(result["title"], []).append(result)
+    return groups
+
+
+def _accuracy_table(rows: Sequence[Row], datasets: Sequence[str]) -> str:
+    """Victims down, data sets across: clean > protected, as they are."""
+    lines = []
+    plain = [row for row in rows if not row["remover"]]
+    for setting in dict.fromkeys(row["setting"] for row in plain):
+        chosen = [row for row in plain if row["setting"] == setting]
+        for victim in dict.fromkeys(row["victim"] for row in chosen):
+            lines.append([setting, victim, *_cells(chosen, datasets, victim=victim)])
+        lines.append([f"**{setting}**", "**mean**", *_cells(chosen, datasets)])
+        restored = [row for row in chosen if row.get("restored") is not None]
+        if restored and all(row["restored"] == row["clean"] for row in restored):
+            lines[-1][-1] += ", restored = clean"
+    return table(["setting", "model", *datasets, "mean"], lines)
+
+
+def _remover_table(rows: Sequence[Row], datasets: Sequence[str]) -> str:
+    """Removers down, data sets across: accuracy on removed images, mean over the models."""
+    lines = []
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        chosen = [row for row in rows if row["setting"] == setting]
+        if not any(row["remover"] for row in chosen):
+            continue
+        for remover in dict.fromkeys(row["remover"] for row in chosen):
+            lines.append([setting, remover or "none", *_cells(chosen, datasets, remover=remover)])
+    return table(["setting", "remover", *datasets, "mean"], lines)
+
+
+def _cells(rows: Sequence[Row], datasets: Sequence[str], **where: str) -> list[str]:
+    """``clean > protected`` for each data set and over all of them."""
+    chosen = [row for row in rows if all(row[key] == value for key, value in where.items())]
+    parts = [[row for row in chosen if row["dataset"] == name] for name in datasets]
+    return [_cell(part) for part in (*parts, chosen)]
+
+
+def _cell(rows: Sequence[Row]) -> str:
+    clean, protected = mean_over(rows, "clean"), mean_over(rows, "protected")
+    return "" if clean is None or protected is None else f"{100 * clean:.1f} > {100 * protected:.1f} %"
+
+
+_FIGURES = {
+    "psnr_outside_logo": ("PSNR outside logo", "{:.2f} dB"),
+    "ssim_outside_logo": ("SSIM outside logo", "{:.3f}"),
+    "psnr_region": ("PSNR in region", "{:.2f} dB"),
+    "ssim_region": ("SSIM in region", "{:.3f}"),
+    "region_identical": ("region bit-identical", "{:.0%}"),
+    "psnr_whole": ("PSNR", "{:.2f} dB"),
+    "ssim_whole": ("SSIM", "{:.3f}"),
+    "ms_ssim_whole": ("MS-SSIM", "{:.3f}"),
+    "restored_identical": ("restored bit for bit", "{:.1%}"),
+    "record_bytes": ("record", "{:.0f} bytes"),
+    "seconds_per_image": ("time an image", "{:.2f} s"),
+}
+
+
+def _figures_table(figures: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Figures of the sets down, data sets across."""
+    lines = []
+    for key, (label, form) in _FIGURES.items():
+        values = [row.get(key) for row in figures.values()]
+        if any(value is not None for value in values):
+            known = [value for value in values if value is not None]
+            lines.append([label, *("" if v is None else form.format(v) for v in values), form.format(np.mean(known))])
+    return table(["", *figures, "mean"], lines)

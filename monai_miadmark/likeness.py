@@ -1,0 +1,72 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""Structural similarity on the canonical grid, quick and without torch."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["C2", "Likeness", "smooth"]
+
+_C1 = 0.01**2
+C2 = 0.03**2
+"""Constant of SSIM's contrast term for a window of 1 (Wang et al. 2004)."""
+
+_RADIUS, _SIGMA = 5, 1.5
+
+
+class Likeness:
+    """Compares changed versions of one image with it.
+
+    Args:
+        clean: ``(C, h, w)`` in [0, 1].
+    """
+
+    def __init__(self, clean: NDArray[np.float32]) -> None:
+        self.clean = clean.astype(np.float32)
+        self._mean = smooth(self.clean)
+        self._square = smooth(self.clean * self.clean) - self._mean**2
+
+    @property
+    def variance(self) -> NDArray[np.float32]:
+        """Local variance of the image, ``(C, h, w)``."""
+        return np.maximum(self._square, 0.0)
+
+    def ssim_map(self, changed: NDArray[np.float32]) -> NDArray[np.float32]:
+        """SSIM (Wang et al. 2004: Gaussian window of 11 cells, sigma 1.5), mean over the channels, ``(h, w)``.
+
+        Borders are repeated instead of left out, so that small images have a value too.
+        """
+        mean = smooth(changed)
+        square = smooth(changed * changed) - mean**2
+        product = smooth(changed * self.clean) - mean * self._mean
+        luminance = (2 * mean * self._mean + _C1) / (mean**2 + self._mean**2 + _C1)
+        contrast = (2 * product + C2) / (square + self._square + C2)
+        similar: NDArray[np.float32] = (luminance * contrast).mean(axis=0)
+        return similar
+
+    def squared_error(self, changed: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Squared difference, mean over the channels, ``(h, w)``."""
+        error: NDArray[np.float32] = ((changed - self.clean) ** 2).mean(axis=0)
+        return error
+
+
+def smooth(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """SSIM's Gaussian window over ``(..., h, w)``; two matrix products are quicker than any loop over the window."""
+    rows, columns = _window(planes.shape[-2]), _window(planes.shape[-1])
+    smoothed: NDArray[np.float32] = rows @ planes @ columns.T
+    return smoothed
+
+
+@lru_cache(maxsize=16)
+def _window(size: int) -> NDArray[np.float32]:
+    """``(size, size)`` matrix that takes each position's weighted mean of its neighbors, the border repeated."""
+    at = np.arange(-_RADIUS, _RADIUS + 1)
+    kernel = np.exp(-(at**2) / (2 * _SIGMA**2))
+    matrix = np.zeros((size, size))
+    for offset, weight in zip(at, kernel / kernel.sum(), strict=True):
+        np.add.at(matrix, (np.arange(size), np.clip(np.arange(size) + offset, 0, size - 1)), weight)
+    return matrix.astype(np.float32)
