@@ -18,7 +18,7 @@ from monai_miadmark.exact import ImageMark, step_for
 from monai_miadmark.field import quantize
 from monai_miadmark.image import StoredImage, displayed
 from monai_miadmark.interpolate import canonical_shape
-from monai_miadmark.options import PRESETS, Preset, ProtectOptions
+from monai_miadmark.options import Preset, ProtectOptions
 from monai_miadmark.placement import footprint, place_logo
 from monai_miadmark.region import grow, mask_on_grid, salient_boxes
 
@@ -114,7 +114,7 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
     Raises:
         ValueError: a region mask that does not fit the image, or a perturber that gives no field.
     """
-    preset = PRESETS[options.preset]
+    preset = options.strength
     slices, height, width, _ = image.values.shape
     clean = canonical_display(image)
     specialist = marker.specialist(options.modality, clean)

@@ -48,7 +48,7 @@ class ProtectOptions:
     """How an image is to be marked.
 
     Attributes:
-        preset: a name of :data:`PRESETS`.
+        preset: a name of :data:`PRESETS`, or a preset of one's own.
         style: ``visible`` (logo and perturbation, as in the paper) or ``invisible`` (perturbation alone).
         text: what the logo says when ``logo`` is ``None``.
         logo: image file to use as the logo; its alpha channel, else its darkness, is the drawing.
@@ -60,7 +60,7 @@ class ProtectOptions:
             ``fundus`` or ``skin``; ``auto`` goes by what the image looks like.
     """
 
-    preset: str = "standard"
+    preset: str | Preset = "standard"
     style: Literal["visible", "invisible"] = "visible"
     text: str = "PROTECTED"
     logo: Path | None = None
@@ -69,7 +69,7 @@ class ProtectOptions:
     modality: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
+        if isinstance(self.preset, str) and self.preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {self.preset!r}")
         if self.style not in ("visible", "invisible"):
             raise ValueError(f"style must be visible or invisible, not {self.style!r}")
@@ -81,6 +81,11 @@ class ProtectOptions:
             raise ValueError(f"region_budget is a fraction of the window in [0, 1], not {self.region_budget}")
         if self.style == "visible" and self.logo is None and not self.text.strip():
             raise ValueError("a visible style needs a text or a logo file")
+
+    @property
+    def strength(self) -> Preset:
+        """What the preset stands for."""
+        return PRESETS[self.preset] if isinstance(self.preset, str) else self.preset
 
     @property
     def effective_region_budget(self) -> float:

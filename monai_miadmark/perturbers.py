@@ -85,6 +85,7 @@ class GradientPerturber:
         decay: of the momentum.
         diversity: changes applied in front of the ensemble; ``None`` for none.
         views: draws of the diversity whose gradients are averaged in each step.
+        mix: weights of the gradients as they are and of the smoothed ones.
         device: where it runs.
     """
 
@@ -97,6 +98,7 @@ class GradientPerturber:
         decay: float = 0.9,
         diversity: InputDiversity | None = InputDiversity(),  # noqa: B008 - it holds no state
         views: int = 2,
+        mix: tuple[float, float] = (1.0, 1.0),
         device: torch.device | str = "cpu",
     ) -> None:
         if steps < 1:
@@ -104,7 +106,7 @@ class GradientPerturber:
         self.device = torch.device(device)
         self.ensemble = ensemble.to(self.device)
         self.steps, self.start, self.step_size, self.decay, self.diversity = steps, start, step_size, decay, diversity
-        self.views = views
+        self.views, self.mix = views, mix
         self.view_size = ensemble.input_size
 
     def __repr__(self) -> str:
@@ -149,7 +151,8 @@ class GradientPerturber:
             targets = posterior.repeat(len(views) // len(posterior), 1)
             loss = torch.stack([_margins(z, targets) for z in self.ensemble(views)]).sum()
             (gradient,) = torch.autograd.grad(loss, field)
-            gradient = _normalized(gradient) + _normalized(gaussian_blur(gradient, 1.5))
+            plain, smoothed = self.mix
+            gradient = plain * _normalized(gradient) + smoothed * _normalized(gaussian_blur(gradient, 1.5))
             momentum = self.decay * momentum + gradient
             rate = self.step_size * (1 - 0.8 * step / self.steps)
             field = (field.detach() - rate * momentum.sign()).clamp(-1, 1)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from monai_miadmark.image import StoredImage
 from monai_miadmark.logo import Logo, draw_logo
-from monai_miadmark.options import PRESETS, ProtectOptions
+from monai_miadmark.options import ProtectOptions
 from monai_miadmark.region import grow
 
 __all__ = ["EffectJudge", "Placement", "footprint", "place_logo"]
@@ -128,7 +128,7 @@ def place_logo(
     nothing = Placement(None, clean, np.zeros((slices, h, w), bool))
     if options.style == "invisible":
         return nothing
-    preset = PRESETS[options.preset]
+    preset = options.strength
     drawings = _drawings(draw_logo(options.logo, options.text), preset.logo_area, h, w)
     if not drawings:
         _log.warning("the image is too small for a logo: only the perturbation is applied")

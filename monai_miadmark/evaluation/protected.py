@@ -95,6 +95,11 @@ class ProtectedSet:
             "seconds_per_image": float(self.seconds.mean()),
         }
 
+    @classmethod
+    def joined(cls, parts: Sequence[ProtectedSet]) -> ProtectedSet:
+        """All images of several sets."""
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
     def save(self, path: Path) -> None:
         """Write as ``.npz``; a run that is cut off leaves no half-written file."""
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from monai_miadmark.datasets import data_list
 from monai_miadmark.evaluation.protected import ProtectedSet, display, protect_set
 from monai_miadmark.marker import check_listed, load_config, load_marker
 from monai_miadmark.marking import Marker
-from monai_miadmark.options import PRESETS, ProtectOptions
+from monai_miadmark.options import ProtectOptions
 from monai_miadmark.surrogates import Surrogate
 
 __all__ = ["Study", "accuracy"]
@@ -65,6 +65,7 @@ class Study:
         options: the custodian's choices; their ``modality`` is the data set.
         section: ``val`` to report, ``tune`` to choose, ``fit`` for an attacker's pairs.
         limit: at most so many images of each class.
+        part: index and count: of so many equal parts of the images only this one, every so many-th image.
         seed: stands for the content keys.
         cache: folder for the sets.
         device: of the networks.
@@ -79,6 +80,7 @@ class Study:
         options: ProtectOptions | None = None,
         section: str = "val",
         limit: int | None = None,
+        part: tuple[int, int] = (0, 1),
         seed: int = 0,
         cache: str | Path | None = None,
         device: torch.device | str = "cpu",
@@ -89,7 +91,7 @@ class Study:
         self.options = options or ProtectOptions(modality=dataset)
         self.cache = Path(cache) if cache else None
         self.device, self.variant = torch.device(device), variant
-        self.items = data_list(dataset, section, limit=limit)
+        self.items = data_list(dataset, section, limit=limit)[part[0] :: part[1]]
         self.parser = load_config(self.root, dataset=dataset)
         self.names: list[str] = list(self.parser.get_parsed_content("victim_names"))
         self.mode: str = self.parser.get_parsed_content("modes")[dataset]
@@ -157,13 +159,13 @@ class Study:
         """File name of a set: readable, with a digest of everything that it depends on."""
         hashes = check_listed(self.root / "models")
         facts = {
-            "options": {**asdict(self.options), "preset": asdict(PRESETS[self.options.preset])},
+            "options": {**asdict(self.options), "preset": asdict(self.options.strength)},
             "weights": [hashes[f"{self.dataset}_{name}.pt"] for name in self.names if name not in exclude],
-            "generator": hashes["model.pt"] if PRESETS[self.options.preset].steps == 0 else None,
+            "generator": hashes["model.pt"] if self.options.strength.steps == 0 else None,
             "items": [Path(str(item["image"])).name for item in self.items],
             "seed": self.seed,
             "variant": self.variant,
         }
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=repr).encode()).hexdigest()[:12]
         without = "_".join(("without", *exclude)) if exclude else "all"
-        return f"{self.dataset}_{self.section}_{self.variant}_{self.options.preset}_{without}_{digest}"
+        return f"{self.dataset}_{self.section}_{self.variant}_{without}_{digest}"
