@@ -41,8 +41,8 @@ def circle(row: float, column: float, radius: float) -> NDArray[np.bool_]:
 def paint(*layers: tuple[NDArray[np.bool_], tuple[int, int, int]], noise: float = 2) -> NDArray[np.uint8]:
     """RGB image of flat layers, later ones above, with a little noise."""
     image = np.zeros((SIDE, SIDE, 3))
-    for mask, colour in layers:
-        image[mask] = colour
+    for mask, color in layers:
+        image[mask] = color
     lit = image.any(2, keepdims=True)
     return (image + lit * np.random.default_rng(0).normal(0, noise, image.shape)).clip(0, 255).astype(np.uint8)
 

@@ -5,7 +5,7 @@
 The image sets come without masks, so targets are derived from the clean images by classical image processing:
 the lesion in ``skin``, the outline of the head in ``brain_mri``, the optic disc in ``fundus``. These masks are no
 ground truth of any clinician; they are a stable reference that a network can learn and that marked images can be held
-against. Needs scikit-image (extra ``evaluation``).
+against. Deriving them needs scikit-image (extra ``evaluation``).
 """
 
 from __future__ import annotations
@@ -20,15 +20,21 @@ import numpy as np
 import torch
 from monai.metrics import DiceMetric
 from monai.networks.utils import eval_mode
+from monai.utils import optional_import
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
-from skimage import color, filters, measure, morphology
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from monai_miadmark.surrogates import Surrogate, load_weights
+
+# Named here and missed only when a mask is derived: networks are loaded and compared without the extra.
+ndimage, _ = optional_import("scipy.ndimage")
+color, _ = optional_import("skimage.color")
+filters, _ = optional_import("skimage.filters")
+measure, _ = optional_import("skimage.measure")
+morphology, _ = optional_import("skimage.morphology")
 
 __all__ = ["TARGETS", "derive_mask", "derive_masks", "dice", "dice_row", "load_segmenter", "masked_list"]
 
@@ -156,7 +162,7 @@ def _read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 
 def _lesion(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Skin lesion: what differs in colour from the skin along the border of the image, largest and most central."""
+    """Skin lesion: what differs in color from the skin along the border of the image, largest and most central."""
     skin = _inside_vignette(image)
     lab = color.rgb2lab(filters.gaussian(image, 2, channel_axis=2))
     border = skin & (_depth(skin) <= 10)
