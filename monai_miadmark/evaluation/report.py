@@ -65,9 +65,15 @@ def write_tables(folder: str | os.PathLike[str]) -> str:
         rows = [row for result in group for row in result["rows"]]
         datasets = sorted({row["dataset"] for row in rows})
         parts.append(f"### {title}\n")
-        parts.append(_accuracy_table(rows, datasets))
+        if any(row.get("method") for row in rows):
+            parts.append(_method_table(rows, datasets))
+            continue
+        if rows:
+            parts.append(_accuracy_table(rows, datasets))
         if any(row["remover"] for row in rows):
             parts.append(_remover_table(rows, datasets))
+        if found := [{"dataset": result["dataset"], **result["dice"]} for result in group if result.get("dice")]:
+            parts.append(_dice_table(found))
         if figures := {result["dataset"]: result["figures"] for result in group if result.get("figures")}:
             parts.append(_figures_table(figures))
     text = "\n".join(parts)
@@ -110,6 +116,17 @@ def _remover_table(rows: Sequence[Row], datasets: Sequence[str]) -> str:
     return table(["setting", "remover", *datasets, "mean"], lines)
 
 
+def _method_table(rows: Sequence[Row], datasets: Sequence[str]) -> str:
+    """Methods down, data sets across: accuracy, mean over the models; then what the marks cost."""
+    lines = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        chosen = [row for row in rows if row["method"] == method]
+        costs = [(mean_over(chosen, value), form) for value, form in _COSTS.values()]
+        cells = ("" if mean is None else form.format(mean) for mean, form in costs)
+        lines.append([method, *_cells(chosen, datasets), *cells])
+    return table(["method", *datasets, "mean", *_COSTS], lines)
+
+
 def _cells(rows: Sequence[Row], datasets: Sequence[str], **where: str) -> list[str]:
     """``clean > protected`` for each data set and over all of them."""
     chosen = [row for row in rows if all(row[key] == value for key, value in where.items())]
@@ -120,6 +137,22 @@ def _cells(rows: Sequence[Row], datasets: Sequence[str], **where: str) -> list[s
 def _cell(rows: Sequence[Row]) -> str:
     clean, protected = mean_over(rows, "clean"), mean_over(rows, "protected")
     return "" if clean is None or protected is None else f"{100 * clean:.1f} > {100 * protected:.1f} %"
+
+
+_COSTS = {
+    "PSNR outside logo": ("psnr", "{:.2f} dB"),
+    "SSIM outside logo": ("ssim", "{:.3f}"),
+    "time an image": ("seconds", "{:.2f} s"),
+}
+
+def _dice_table(found: Sequence[Row]) -> str:
+    """Data sets down: what is segmented and the Dice coefficients."""
+    versions = ("clean", "protected", "restored")
+    lines = [
+        [row["dataset"], row["target"], str(row["images"]), *(f"{row[version]:.3f}" for version in versions)]
+        for row in found
+    ]
+    return table(["data set", "target", "images", *versions], lines)
 
 
 _FIGURES = {
