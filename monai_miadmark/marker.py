@@ -126,12 +126,16 @@ class BundleMarker:
 
     @torch.inference_mode()
     def recognize(self, images: NDArray[np.float32]) -> str:
-        """The modality that images ``(N, C, h, w)`` in [0, 1] are taken for: gray or color ones only, as they are."""
-        fitting = [i for i, mode in enumerate(self.modes.values()) if (mode == "RGB") == (images.shape[1] == 3)]
-        names = list(self.modes)
+        """The modality that images ``(N, C, h, w)`` in [0, 1] are taken for: gray or color ones only, as they are.
+
+        Where a bundle has none for images without colors, or none but such, all are asked.
+        """
+        names, color = list(self.modes), images.shape[1] == 3
+        fitting = [i for i, mode in enumerate(self.modes.values()) if (mode == "RGB") == color] or range(len(names))
         if len(fitting) == 1:
             return names[fitting[0]]
         x = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        x = x if color else x.mean(1, keepdim=True)
         scores = self._router(x).log_softmax(1).mean(0)
         return names[max(fitting, key=lambda i: float(scores[i]))]
 

@@ -51,10 +51,10 @@ def attacker_pairs(study: Study, make_study: Callable[..., Study]) -> ProtectedS
         study: what will be attacked.
         make_study: gives a study with the same options on other images: ``section``, ``seed`` and ``part`` are passed.
     """
-    count = len(study.names)
+    names = study.black_box_names
     parts = [
-        make_study(section="fit", seed=_OWN_KEYS, part=(number, count)).protected((name,))
-        for number, name in enumerate(study.names)
+        make_study(section="fit", seed=_OWN_KEYS, part=(number, len(names))).protected((name,))
+        for number, name in enumerate(names)
     ]
     return ProtectedSet.joined(parts)
 
@@ -101,7 +101,7 @@ def attack_rows(
     effort = effort or Effort()
     removers = train_removers(pairs, study.victims[own_model], effort, seed, study.device)
     rows = study.black_box(removers)
-    for name in study.names:
+    for name in study.black_box_names:
         made = study.protected((name,))
         adapted = fine_tune(
             study.victims[name],

@@ -24,7 +24,7 @@ _FITTED = 24
 def peer_rows(study: Study) -> list[dict[str, Any]]:
     """Rows of every model in the black box against this package and every peer, with PSNR and SSIM outside logos."""
     rows = []
-    for name in study.names:
+    for name in study.black_box_names:
         own = study.protected((name,))
         rows.append(_row(study, name, "MIAD-MARK", own))
         psnr = own.figures()["psnr_outside_logo"] or 0.0
@@ -37,9 +37,11 @@ def _peer_study(study: Study, method: str, peer: Peer, psnr: float) -> Study:
     """The same images under a peer's marker."""
 
     def make_marker(exclude: tuple[str, ...]) -> Marker:
-        specialist = load_marker(study.root, study.device, exclude).specialist(study.dataset, np.zeros((1, 1, 8, 8)))
+        # The modality is named: no image has to be looked at.
+        nothing = np.zeros((1, 1, 8, 8), np.float32)
+        specialist = load_marker(study.root, study.device, exclude).specialist(study.dataset, nothing)
         items = data_list(study.dataset, "fit", limit=_FITTED) if peer.fits else study.items[:1]
-        samples = np.concatenate([stored_raster(item["image"], study.mode).values for item in items])
+        samples = np.concatenate([stored_raster(str(item["image"]), study.mode).values for item in items])
         return peer.marker(specialist, display(samples).to(study.device))
 
     return Study(

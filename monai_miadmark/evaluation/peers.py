@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from monai_miadmark.budget import Visibility
 from monai_miadmark.marker import EnsembleMarker
-from monai_miadmark.marking import Marker, MarkCritic, Perturber
+from monai_miadmark.marking import MarkCritic, Marker, Perturber
 from monai_miadmark.options import PRESETS, Preset, ProtectOptions
 from monai_miadmark.perturbers import GradientPerturber, random_generator
 from monai_miadmark.surrogates import SurrogateEnsemble
@@ -110,7 +110,7 @@ def universal_perturbation(
         ``(C, h, w)`` in [-1, 1].
     """
     generator = torch.Generator().manual_seed(seed)
-    pattern = torch.rand(images.shape[1:], generator=generator) * 2 - 1
+    pattern = (torch.rand(images.shape[1:], generator=generator) * 2 - 1).to(images.device)
     momentum = torch.zeros_like(pattern)
     for step in tqdm(range(steps), desc="universal", unit="step", disable=None, leave=False):
         batch = images[torch.randint(len(images), (batch_size,), generator=generator)]
@@ -123,7 +123,7 @@ def universal_perturbation(
         momentum = 0.9 * momentum + gradient / gradient.abs().mean().clamp_min(1e-12)
         rate = 0.2 * (1 - 0.9 * step / steps)
         pattern = (pattern.detach() + rate * momentum.sign()).clamp(-1, 1)
-    return pattern.detach().numpy()
+    return pattern.detach().cpu().numpy()
 
 
 def _flat(psnr: float) -> Visibility:

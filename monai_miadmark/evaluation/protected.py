@@ -22,6 +22,7 @@ from tqdm import tqdm
 from monai_miadmark.evaluation.quality import logo_mask, multiscale_ssim, quality
 from monai_miadmark.exact import apply_mark
 from monai_miadmark.image import Bounds, StoredImage, Window
+from monai_miadmark.interpolate import upsample
 from monai_miadmark.marking import Marker, canonical_display, locate_region, make_mark
 from monai_miadmark.options import ProtectOptions
 from monai_miadmark.record import RecoveryRecord
@@ -71,7 +72,8 @@ class ProtectedSet:
     def figures(self) -> dict[str, float | None]:
         """JSON-able means: likeness outside the logo, in the region and of the whole, exactness, size and time.
 
-        PSNR is the mean over images that differ at all, ``None`` if none does.
+        PSNR is the mean over images that differ at all, ``None`` if none does; ``region_identical`` is it where there
+        is no region.
         """
         scores: dict[str, list[float]] = {}
         for clean, protected, logo, region in zip(self.clean, self.protected, self.logos, self.regions, strict=True):
@@ -86,10 +88,11 @@ class ProtectedSet:
             if min(a.shape[:2]) >= 99:
                 scores.setdefault("ms_ssim_whole", []).append(multiscale_ssim(a, b))
         identical = (self.restored == self.clean).reshape(len(self), -1).all(1)
-        kept = np.array([(c == p)[r].all() for c, p, r in zip(self.clean, self.protected, self.regions, strict=True)])
+        pairs = zip(self.clean, self.protected, self.regions, strict=True)
+        kept = [float((clean == protected)[region].all()) for clean, protected, region in pairs if region.any()]
         return {
             **{name: _finite_mean(values) for name, values in sorted(scores.items())},
-            "region_identical": float(kept.mean()),
+            "region_identical": _finite_mean(kept),
             "restored_identical": float(identical.mean()),
             "record_bytes": float(self.record_bytes.mean()),
             "seconds_per_image": float(self.seconds.mean()),
@@ -147,7 +150,10 @@ def protect_set(
         record = RecoveryRecord.build(image, mark, values)
         clean = canonical_display(image)
         critic = marker.specialist(options.modality, clean).critic
-        _, region = locate_region(options, critic, clean, (1, *clean.shape[2:]))
+        size = values.shape[:3]
+        mask, region = locate_region(options, critic, clean, (size[0], size[1], size[2]))
+        if mask is None:
+            mask = upsample(region[0].astype(np.uint8), size[1], size[2])[None] > 0
         rows.append(
             (
                 image.values[0],
@@ -155,7 +161,7 @@ def protect_set(
                 record.restore(values)[0],
                 int(item["label"]),
                 logo_mask(mark, values.shape)[0],
-                region[0],
+                mask[0],
                 len(record.to_bytes()),
                 seconds,
             )

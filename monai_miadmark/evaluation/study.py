@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,8 +24,6 @@ from monai_miadmark.options import ProtectOptions
 from monai_miadmark.surrogates import Surrogate
 
 __all__ = ["Study", "accuracy"]
-
-_log = logging.getLogger(__name__)
 
 _BATCH = 32
 
@@ -95,9 +92,7 @@ class Study:
         self.parser = load_config(self.root, dataset=dataset)
         self.names: list[str] = list(self.parser.get_parsed_content("victim_names"))
         self.mode: str = self.parser.get_parsed_content("modes")[dataset]
-        self._make_marker = make_marker or (
-            lambda exclude: load_marker(self.root, self.device, exclude)
-        )
+        self._make_marker = make_marker or (lambda exclude: load_marker(self.root, self.device, exclude))
         self._victims: dict[str, Surrogate] | None = None
 
     @property
@@ -107,6 +102,12 @@ class Study:
             members = self.parser.get_parsed_content("victims").to(self.device).members
             self._victims = {member.name: member for member in members}
         return self._victims
+
+    @property
+    def black_box_names(self) -> list[str]:
+        """Models whose architectures can be left out: of a generator nothing can, so only those it never met."""
+        met = self.parser["generator_surrogates"] if self.options.strength.steps == 0 else ()
+        return [name for name in self.names if name not in met]
 
     def protected(self, exclude: Sequence[str] = ()) -> ProtectedSet:
         """The images, marked without the help of the architectures ``exclude``."""
@@ -126,7 +127,7 @@ class Study:
     def black_box(self, removers: Mapping[str, Callable[[Tensor], Tensor]] | None = None) -> list[dict[str, Any]]:
         """Rows of every model against marks that its architecture had no part in, as they are and after removers."""
         rows = []
-        for name in self.names:
+        for name in self.black_box_names:
             made = self.protected((name,))
             rows.append(self._row("black box", name, made, ""))
             for attack, remover in (removers or {}).items():
@@ -166,6 +167,15 @@ class Study:
             "seed": self.seed,
             "variant": self.variant,
         }
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=repr).encode()).hexdigest()[:12]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=_told).encode()).hexdigest()[:12]
         without = "_".join(("without", *exclude)) if exclude else "all"
         return f"{self.dataset}_{self.section}_{self.variant}_{without}_{digest}"
+
+
+def _told(value: Any) -> Any:
+    """What stands for a value that JSON has no word for: of masks and logo files it is the content that counts."""
+    if isinstance(value, np.ndarray):
+        return [list(value.shape), hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
+    if isinstance(value, Path):
+        return hashlib.sha256(value.read_bytes()).hexdigest() if value.is_file() else str(value)
+    return repr(value)
