@@ -21,36 +21,59 @@ class PerturbationGenerator(nn.Module):
     network quick on a CPU and still gives every cell its own value. The latent scales and shifts the features of each
     block (FiLM, arXiv:1709.07871), so that every key gives another field for the same image.
 
+    To what the convolutions say, learned patterns are added that are the same for all images (universal perturbations,
+    arXiv:1610.08401). Latent and image choose the mixture.
+
+    The sum is brought to one root mean square before the tanh. Without that, training drives almost all cells into
+    saturation within some dozens of steps, where no gradient brings them back.
+
     Args:
         width: channels at 1/4 resolution; twice as many at 1/8.
         shallow: residual blocks at 1/4, half before and half after the deep part.
         deep: residual blocks at 1/8.
+        patterns: learned universal patterns; 0 for none, because gradients of different images hardly agree.
+        pattern_side: their side in cells; they are resized to the image, as networks resize images.
+        norm: group normalization in the blocks.
+        strength: root mean square before the tanh; 1.5 gives fields of 0.7 of the budget on average.
 
     Shape:
         - images: ``(B, 1 or 3, h, w)`` in [0, 1]; any size from 1x1 up (padded inside).
         - budget: ``(B, 1, h, w)``, full-level amplitude as a fraction of the window.
         - latent: ``(B, 32)``, standard normal.
-        - output: ``(B, 1, h, w)`` in [-1, 1], a fraction of the budget, the same for all color channels.
+        - output: ``(B, 1 or 3, h, w)`` in [-1, 1], a fraction of the budget, as many planes as the images have. Three
+          planes are made always; gray images get their mean.
     """
 
     _PATCH = 4
+    _PLANES = 3
 
-    def __init__(self, width: int = 48, shallow: int = 4, deep: int = 4) -> None:
+    def __init__(
+        self,
+        width: int = 48,
+        shallow: int = 4,
+        deep: int = 4,
+        patterns: int = 0,
+        pattern_side: int = 128,
+        norm: bool = True,
+        strength: float = 1.5,
+    ) -> None:
         super().__init__()
+        self.strength = strength
         self.unshuffle = nn.PixelUnshuffle(self._PATCH)
         self.enter = Convolution(2, 4 * self._PATCH**2, width, kernel_size=3, conv_only=True)
-        self.before = nn.ModuleList(_FilmBlock(width) for _ in range(shallow // 2))
+        self.before = nn.ModuleList(_FilmBlock(width, norm) for _ in range(shallow // 2))
         self.down = Convolution(2, width, 2 * width, strides=2, kernel_size=3, conv_only=True)
-        self.deep = nn.ModuleList(_FilmBlock(2 * width) for _ in range(deep))
+        self.deep = nn.ModuleList(_FilmBlock(2 * width, norm) for _ in range(deep))
         self.up = nn.Sequential(Convolution(2, 2 * width, 4 * width, kernel_size=1, conv_only=True), nn.PixelShuffle(2))
-        self.after = nn.ModuleList(_FilmBlock(width) for _ in range(shallow - shallow // 2))
-        self.leave = Convolution(2, width, self._PATCH**2, kernel_size=3, conv_only=True)
+        self.after = nn.ModuleList(_FilmBlock(width, norm) for _ in range(shallow - shallow // 2))
+        self.leave = Convolution(2, width, self._PLANES * self._PATCH**2, kernel_size=3, conv_only=True)
         self.shuffle = nn.PixelShuffle(self._PATCH)
+        self.patterns = _PatternMixture(patterns, pattern_side, 2 * width, self._PLANES) if patterns else None
 
     def forward(self, images: Tensor, budget: Tensor, latent: Tensor) -> Tensor:
         """Field for images."""
-        if images.shape[1] == 1:
-            images = images.expand(-1, 3, -1, -1)
+        planes = images.shape[1]
+        images = images.expand(-1, 3, -1, -1)
         height, width = images.shape[-2:]
         # The budget is brought to about the range of the image: 20/255 is as much as it gets outside a logo.
         x = torch.cat((images * 2 - 1, budget * 12), 1)
@@ -65,18 +88,43 @@ class PerturbationGenerator(nn.Module):
         x = x + self.up(y)
         for block in self.after:
             x = block(x, latent)
-        field: Tensor = torch.tanh(self.shuffle(self.leave(x)))
-        return field[..., :height, :width]
+        field: Tensor = self.shuffle(self.leave(x))[..., :height, :width]
+        if self.patterns is not None:
+            field = field + self.patterns(y.mean((2, 3)), latent, (height, width))
+        if planes == 1:
+            field = field.mean(1, keepdim=True)
+        # Half precision would not hold the squares of small values.
+        field = field.float()
+        size = field.square().mean((1, 2, 3), keepdim=True).add(1e-6).sqrt()
+        return torch.tanh(field * (self.strength / size))
+
+
+class _PatternMixture(nn.Module):
+    """Learned patterns, mixed by the latent and by what the image is like; ``(B, planes, h, w)`` comes out."""
+
+    def __init__(self, count: int, side: int, features: int, planes: int) -> None:
+        super().__init__()
+        self.patterns = nn.Parameter(0.1 * torch.randn(count, planes, side, side))
+        self.choice = nn.Linear(LATENT_SIZE + features, count)
+        # The latent speaks loudly from the start: patterns that are always mixed alike would all become the same.
+        nn.init.normal_(self.choice.weight[:, :LATENT_SIZE], std=0.5)
+
+    def forward(self, features: Tensor, latent: Tensor, size: tuple[int, int]) -> Tensor:
+        shares = self.choice(torch.cat((latent, features), 1)).softmax(1)
+        mixed = torch.einsum("bk,kchw->bchw", shares, self.patterns)
+        if size == mixed.shape[-2:]:
+            return mixed
+        return nn.functional.interpolate(mixed, size, mode="bilinear", antialias=max(size) < mixed.shape[-1])
 
 
 class _FilmBlock(nn.Module):
     """Residual block whose features the latent scales and shifts; ``(B, C, h, w)`` in and out."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, norm: bool) -> None:
         super().__init__()
         self.first = Convolution(2, channels, channels, kernel_size=3, conv_only=True)
         self.second = Convolution(2, channels, channels, kernel_size=3, conv_only=True)
-        self.norm = nn.GroupNorm(8, channels)
+        self.norm = nn.GroupNorm(8, channels) if norm else nn.Identity()
         self.film = nn.Linear(LATENT_SIZE, 2 * channels)
 
     def forward(self, x: Tensor, latent: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def inputs(size: tuple[int, int] = (24, 20), channels: int = 1) -> tuple[torch.T
 def test_any_size(size: tuple[int, int], channels: int) -> None:
     with torch.inference_mode():
         field = generator()(*inputs(size, channels))
-    assert field.shape == (2, 1, *size)
+    assert field.shape == (2, channels, *size)
     assert field.isfinite().all() and field.abs().max() <= 1
 
 
@@ -39,13 +39,44 @@ def test_is_deterministic() -> None:
     assert torch.equal(first, second)
 
 
-def test_gray_is_the_same_as_three_equal_channels() -> None:
+def test_color_planes_are_their_own_and_gray_is_not_weaker() -> None:
+    """Gray images get the mean of the planes before the tanh: what is left of it where they differ is made up for."""
     images, budget, latent = inputs()
     with torch.inference_mode():
-        network = generator()
-        torch.testing.assert_close(
-            network(images, budget, latent), network(images.expand(-1, 3, -1, -1), budget, latent)
-        )
+        gray = generator()(images, budget, latent)
+        color = generator()(images.expand(-1, 3, -1, -1), budget, latent)
+    assert (color[:, 0] - color[:, 1]).abs().mean() > 0.1
+    assert gray.abs().mean() == pytest.approx(float(color.abs().mean()), abs=0.15)
+    assert torch.corrcoef(torch.stack((gray.flatten(), color.mean(1).flatten())))[0, 1] > 0.85
+
+
+def test_no_weights_saturate_the_field() -> None:
+    network = generator()
+    with torch.inference_mode():
+        network.leave.conv.weight.mul_(1000)
+        field = network(*inputs())
+    assert 0.5 < field.abs().mean() < 0.9 and (field.abs() < 0.5).any()
+
+
+@pytest.mark.parametrize("size", [(24, 20), (4, 60), (200, 150)])
+def test_patterns_take_any_size(size: tuple[int, int]) -> None:
+    given = inputs(size)
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(1)
+        network = PerturbationGenerator(width=8, shallow=2, deep=1, patterns=3, pattern_side=32)
+        field = network(*given)
+        torch.nn.init.zeros_(network.patterns.patterns)
+        without = network(*given)
+    assert field.shape == (2, 1, *size) and not torch.allclose(field, without)
+
+
+@pytest.mark.parametrize("patterns", [0, 2])
+@pytest.mark.parametrize("norm", [True, False])
+def test_parts_can_be_left_out(patterns: int, norm: bool) -> None:
+    network = PerturbationGenerator(width=8, shallow=2, deep=1, patterns=patterns, pattern_side=16, norm=norm)
+    assert (network.patterns is None) == (patterns == 0)
+    assert any(isinstance(m, torch.nn.GroupNorm) for m in network.modules()) == norm
+    assert network(*inputs()).isfinite().all()
 
 
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["image", "budget", "latent"])

@@ -1,0 +1,88 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""How far the generator misleads its surrogates by now: a small measurement while it trains."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.data import list_data_collate
+from torch import Tensor, nn
+
+from monai_miadmark.generator import LATENT_SIZE
+from monai_miadmark.surrogates import SurrogateEnsemble
+
+__all__ = ["FooledProbe"]
+
+logger = logging.getLogger(__name__)
+
+
+class FooledProbe:
+    """Ignite handler: accuracy of every surrogate on a few marked images, of the section ``tune`` best.
+
+    The images are marked as files are: at their budget, without a logo, rounded to five levels, always with the same
+    latents. The figures are logged and stand in ``engine.state.metrics`` as ``MODALITY/SURROGATE``.
+
+    Args:
+        generator: the network that trains; its mode is given back.
+        ensembles: surrogates by modality.
+        data: for each modality dictionaries with ``image`` ``(C, h, w)``, ``label`` and ``budget`` ``(1, h, w)``.
+        count: images of each modality, spread evenly over the data (which is sorted by class).
+        interval: steps between two measurements.
+        remover: measured behind it too, as ``MODALITY/SURROGATE/removed``.
+        device: where the networks run.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        ensembles: Mapping[str, SurrogateEnsemble],
+        data: Mapping[str, Sequence[Mapping[str, Any]]],
+        count: int = 32,
+        interval: int = 200,
+        remover: nn.Module | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.generator, self.ensembles, self.interval, self.remover = generator, ensembles, interval, remover
+        self.device = torch.device(device)
+        self.batches: dict[str, dict[str, Tensor]] = {}
+        for name, items in data.items():
+            chosen = [items[i * len(items) // min(count, len(items))] for i in range(min(count, len(items)))]
+            self.batches[name] = list_data_collate([dict(item) for item in chosen])
+
+    def attach(self, engine: Engine) -> None:
+        """Measure before the first step and every ``interval`` steps."""
+        engine.add_event_handler(Events.STARTED, self)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Measure, log, and leave the figures with the engine."""
+        figures = self.measure()
+        engine.state.metrics.update(figures)
+        text = ", ".join(f"{name} {value:.0%}" for name, value in figures.items())
+        logger.info("step %d, accuracy on marked images: %s", engine.state.iteration, text)
+
+    @torch.inference_mode()
+    def measure(self) -> dict[str, float]:
+        """Accuracies in [0, 1] by ``MODALITY/SURROGATE``; ``MODALITY/SURROGATE/clean`` without marks."""
+        training = self.generator.training
+        self.generator.eval()
+        figures: dict[str, float] = {}
+        for name, batch in self.batches.items():
+            images, labels, budget = (batch[key].to(self.device) for key in ("image", "label", "budget"))
+            latent = torch.randn((len(images), LATENT_SIZE), generator=torch.Generator().manual_seed(0))
+            field = self.generator(images, budget, latent.to(self.device))
+            marked = (images + torch.round(field * 2) / 2 * budget).clamp(0, 1)
+            views = {"": marked, "/clean": images}
+            if self.remover is not None:
+                views["/removed"] = self.remover(marked).clamp(0, 1)
+            for suffix, view in views.items():
+                for member, logits in zip(self.ensembles[name].members, self.ensembles[name](view), strict=True):
+                    right = (logits.argmax(1) == labels).float().mean()
+                    figures[f"{name}/{member.name}{suffix}"] = right.item()
+        self.generator.train(training)
+        return figures
