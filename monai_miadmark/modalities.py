@@ -63,8 +63,8 @@ class ModalityBatches:
         which = step % len(self.data)
         name = list(self.data)[which]
         turn, place = divmod(step // len(self.data), self._batches(name))
-        # A tuple as seed would need NumPy's generators: large odd factors keep the streams apart as well.
-        rng = torch.Generator().manual_seed((self.seed * 1_000_003 + which) * 1_000_003 + turn)
+        # Large odd factors keep the streams apart; torch takes seeds below 2^63.
+        rng = torch.Generator().manual_seed(((self.seed * 1_000_003 + which) * 1_000_003 + turn) % 2**63)
         order = torch.randperm(len(self.data[name]), generator=rng).tolist()
         chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
         batch: dict[str, Any] = list_data_collate([dict(self.data[name][i]) for i in chosen])

@@ -223,6 +223,7 @@ class TestModalityBatches:
         wanted = [batch for batch, _ in zip(batches, range(7), strict=False)][5:]
         for batch, other in zip(wanted, later, strict=False):
             assert batch["modality"] == other["modality"] and torch.equal(batch["image"], other["image"])
+        assert len(ModalityBatches(BOTH, 3, seed=20230309).batch(10**9)["label"]) == 3  # no overflow
         assert not torch.equal(batches.batch(0)["image"], ModalityBatches(BOTH, 3, seed=2).batch(0)["image"])
 
     def test_small_modalities_and_none(self) -> None:
