@@ -18,7 +18,7 @@ from monai.utils import CommonKeys
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_miadmark.budget import Visibility, block_scales, cell_budget, visibility_map
+from monai_miadmark.budget import Visibility, block_scales, cell_budget, likeness_budget
 from monai_miadmark.diversity import InputDiversity
 from monai_miadmark.generator import LATENT_SIZE, PerturbationGenerator
 from monai_miadmark.modalities import MODALITY, ModalityBatches
@@ -59,10 +59,9 @@ class SoftBudgetd(MapTransform):
         out = dict(data)
         for key in self.key_iterator(out):
             display = np.asarray(out[key], np.float32)[None]
-            budget = visibility_map(display, self.model)
             critic = self.critic[out[MODALITY]] if isinstance(self.critic, Mapping) else self.critic
             box = salient_boxes(critic.saliency(display))
-            budget = np.where(box, np.minimum(budget, self.region_budget), budget)
+            budget = likeness_budget(display, self.model, box, self.region_budget, np.zeros_like(box))
             out[BUDGET] = torch.from_numpy(cell_budget(block_scales(budget), *display.shape[2:])[0])
         return out
 
