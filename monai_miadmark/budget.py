@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_miadmark.field import BLOCK, MAX_SCALE, UNITS, spread
-from monai_miadmark.likeness import C2, Likeness
+from monai_miadmark.likeness import C2, RADIUS, Likeness
 
 __all__ = ["Visibility", "block_scales", "cell_budget", "fit_to_likeness", "likeness_budget", "visibility_map"]
 
@@ -106,7 +106,7 @@ def likeness_budget(
         inside, counted = region[n], ~logo[n]
 
         def ssim(amplitude: NDArray[np.float64], variance: NDArray[np.float64] = variance) -> NDArray[np.float64]:
-            # Noise that is independent of the image adds to one of the two variances in (2 cov + C2) / (var + var' + C2).
+            # Noise that does not depend on the image adds to one variance in (2 cov + C2) / (var + var' + C2).
             noise = _ROUGH * _POWER * amplitude**2
             similar: NDArray[np.float64] = ((2 * variance + C2) / (2 * variance + noise + C2)).mean(axis=0)
             return similar
@@ -165,14 +165,16 @@ def fit_to_likeness(
         def changed(
             amplitude: NDArray[np.float64], n: int = n, levels: NDArray[np.float32] = levels
         ) -> NDArray[np.float32]:
-            shown: NDArray[np.float32] = np.clip(images[n] + levels * amplitude.astype(np.float32), 0, 1)
+            # As it will be stored: a block has one scale, and cells beside the logo share that of its footprint.
+            stored = cell_budget(block_scales(amplitude[None]), *amplitude.shape)[0]
+            shown: NDArray[np.float32] = np.clip(images[n] + levels * stored, 0, 1)
             return shown
 
         def ssim(amplitude: NDArray[np.float64], likeness: Likeness = likeness) -> NDArray[np.float32]:
-            return likeness.ssim_map(changed(amplitude))  # noqa: B023
+            return likeness.ssim_map(changed(amplitude))
 
         def error(amplitude: NDArray[np.float64], likeness: Likeness = likeness) -> NDArray[np.float32]:
-            return likeness.squared_error(changed(amplitude))  # noqa: B023
+            return likeness.squared_error(changed(amplitude))
 
         for part, judged, most, least_ssim, least_psnr in (
             (inside, inside, region_budget, model.region_ssim, 0.0),
@@ -202,15 +204,21 @@ def _largest_gain(
     most: float,
     steps: int = 24,
 ) -> float:
-    """Largest factor up to ``most`` with which the judged cells keep to a likeness, by bisection."""
+    """Largest factor up to ``most`` with which the judged cells keep to a likeness, by bisection.
+
+    SSIM counts whole windows only, as everyone measures it: windows that hang over a black border all look alike.
+    """
     if not judged.any():
         return most
+    whole = np.zeros_like(judged)
+    whole[RADIUS : judged.shape[0] - RADIUS, RADIUS : judged.shape[1] - RADIUS] = True
+    windows = judged & whole if (judged & whole).any() else judged
 
     def holds(gain: float) -> bool:
         tried = amplitude(gain)
         if float(error(tried)[judged].mean()) > 10 ** (-least_psnr / 10):
             return False
-        return float(ssim(tried)[judged].mean()) >= least_ssim
+        return float(ssim(tried)[windows].mean()) >= least_ssim
 
     if holds(most):
         return most

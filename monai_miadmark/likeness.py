@@ -9,13 +9,16 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["C2", "Likeness", "smooth"]
+__all__ = ["C2", "RADIUS", "Likeness", "smooth"]
 
 _C1 = 0.01**2
 C2 = 0.03**2
 """Constant of SSIM's contrast term for a window of 1 (Wang et al. 2004)."""
 
-_RADIUS, _SIGMA = 5, 1.5
+RADIUS = 5
+"""Cells from the middle of SSIM's window to its edge."""
+
+_SIGMA = 1.5
 
 
 class Likeness:
@@ -38,7 +41,8 @@ class Likeness:
     def ssim_map(self, changed: NDArray[np.float32]) -> NDArray[np.float32]:
         """SSIM (Wang et al. 2004: Gaussian window of 11 cells, sigma 1.5), mean over the channels, ``(h, w)``.
 
-        Borders are repeated instead of left out, so that small images have a value too.
+        Borders are repeated instead of left out, so that small images have a value too; where an image is larger than
+        the window, leave out :data:`RADIUS` cells at each side before taking a mean.
         """
         mean = smooth(changed)
         square = smooth(changed * changed) - mean**2
@@ -64,7 +68,7 @@ def smooth(planes: NDArray[np.float32]) -> NDArray[np.float32]:
 @lru_cache(maxsize=16)
 def _window(size: int) -> NDArray[np.float32]:
     """``(size, size)`` matrix that takes each position's weighted mean of its neighbors, the border repeated."""
-    at = np.arange(-_RADIUS, _RADIUS + 1)
+    at = np.arange(-RADIUS, RADIUS + 1)
     kernel = np.exp(-(at**2) / (2 * _SIGMA**2))
     matrix = np.zeros((size, size))
     for offset, weight in zip(at, kernel / kernel.sum(), strict=True):

@@ -128,7 +128,9 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
     # Interpolation spreads a cell over its neighbors.
     touched = grow(region, 1) if (h, w) != (height, width) else region
     scales = _capped_scales(budget, touched, cap)
-    made = specialist.perturber(preset).perturb(placed.images, clean, cell_budget(scales, h, w), latent)
+    # Copies: what a perturber does to its arguments must not change what its field is measured against.
+    shown = placed.images.copy(), clean.copy()
+    made = specialist.perturber(preset).perturb(*shown, cell_budget(scales, h, w), latent)
     fraction = _checked(made, clean.shape)
     budget = fit_to_likeness(clean, placed.images, fraction, budget, visibility, region, cap, logo)
     scales = _capped_scales(budget, touched, cap)
