@@ -160,7 +160,7 @@ def fit_to_likeness(
         levels = np.rint(fraction[n] * 2) / 2
 
         def scaled(gain: float, part: NDArray[np.bool_], most: float, n: int = n) -> NDArray[np.float64]:
-            return np.where(part, np.minimum(gain * budget[n], most), fitted[n])
+            return np.asarray(np.where(part, np.minimum(gain * budget[n], most), fitted[n]), np.float64)
 
         def changed(
             amplitude: NDArray[np.float64], n: int = n, levels: NDArray[np.float32] = levels

@@ -36,7 +36,7 @@ class Likeness:
     @property
     def variance(self) -> NDArray[np.float32]:
         """Local variance of the image, ``(C, h, w)``."""
-        return np.maximum(self._square, 0.0)
+        return np.asarray(np.maximum(self._square, 0.0), np.float32)
 
     def ssim_map(self, changed: NDArray[np.float32]) -> NDArray[np.float32]:
         """SSIM (Wang et al. 2004: Gaussian window of 11 cells, sigma 1.5), mean over the channels, ``(h, w)``.
@@ -61,8 +61,7 @@ class Likeness:
 def smooth(planes: NDArray[np.float32]) -> NDArray[np.float32]:
     """SSIM's Gaussian window over ``(..., h, w)``; two matrix products are quicker than any loop over the window."""
     rows, columns = _window(planes.shape[-2]), _window(planes.shape[-1])
-    smoothed: NDArray[np.float32] = rows @ planes @ columns.T
-    return smoothed
+    return np.asarray(rows @ planes @ columns.T, np.float32)
 
 
 @lru_cache(maxsize=16)
