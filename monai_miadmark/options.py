@@ -25,7 +25,8 @@ class Preset:
         steps: gradient steps on the ensemble after the generator; 0 for the generator alone.
         opacity: of a visible logo, in [0, 0.75].
         footprint: amplitude allowed under the logo, fraction of the display window.
-        logo_area: share of the image that the logo's box takes.
+        logo_area: share of the image that the logo's box takes before it is turned, and before the search tries it
+            somewhat smaller and larger (see :mod:`monai_miadmark.placement`).
     """
 
     visibility: Visibility
@@ -50,8 +51,10 @@ class ProtectOptions:
     Attributes:
         preset: a name of :data:`PRESETS`, or a preset of one's own.
         style: ``visible`` (logo and perturbation, as in the paper) or ``invisible`` (perturbation alone).
-        text: what the logo says when ``logo`` is ``None``.
-        logo: image file to use as the logo; its alpha channel, else its darkness, is the drawing.
+        text: what the logo says when ``logo`` is ``None`` or ``banner``.
+        logo: image file to use as the logo; its alpha channel, else its darkness, is the drawing. Or the name of one
+            that is built in, where no such file exists: ``emblem`` (a cross in a ring) or ``banner`` (a strip with the
+            text cut out of it).
         region: ``auto`` (salient box with a small budget), ``none``, or a bool mask ``(H, W)`` or ``(N, H, W)`` of
             stored samples.
         region_budget: largest amplitude inside the region, fraction of the display window in [0, 1]. ``None`` means 0
@@ -80,7 +83,7 @@ class ProtectOptions:
         if self.region_budget is not None and not 0 <= self.region_budget <= 1:
             raise ValueError(f"region_budget is a fraction of the window in [0, 1], not {self.region_budget}")
         if self.style == "visible" and self.logo is None and not self.text.strip():
-            raise ValueError("a visible style needs a text or a logo file")
+            raise ValueError("a visible style needs a text or a logo")
 
     @property
     def strength(self) -> Preset:

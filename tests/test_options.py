@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from monai_miadmark.budget import Visibility
 from monai_miadmark.logo import MAX_OPACITY
-from monai_miadmark.options import PRESETS, ProtectOptions
+from monai_miadmark.options import PRESETS, Preset, ProtectOptions
 
 MASK = np.zeros((4, 5), bool)
 
@@ -40,6 +41,7 @@ def test_what_is_refused(arguments: dict[str, Any], message: str) -> None:
 def test_no_text_is_needed_where_none_is_shown() -> None:
     ProtectOptions(style="invisible", text="")
     ProtectOptions(logo=Path("logo.png"), text="")
+    ProtectOptions(logo=Path("emblem"), text="")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,25 @@ def test_presets_grow_in_strength() -> None:
     order = [PRESETS[name] for name in ("subtle", "standard", "strong")]
     assert set(PRESETS) == {"subtle", "standard", "strong"}
     for weak, strong in itertools.pairwise(order):
-        assert weak.visibility.gain < strong.visibility.gain and weak.steps < strong.steps
+        assert weak.visibility.psnr > strong.visibility.psnr and weak.visibility.ssim > strong.visibility.ssim
+        assert weak.steps < strong.steps and weak.logo_area < strong.logo_area
         assert weak.opacity < strong.opacity and weak.footprint < strong.footprint
     assert all(256 * preset.opacity <= MAX_OPACITY for preset in order)
     assert ProtectOptions().preset == "standard"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_name_stands_for_its_preset(name: str) -> None:
+    assert ProtectOptions(preset=name).strength is PRESETS[name]
+
+
+def test_a_preset_of_ones_own() -> None:
+    own = Preset(Visibility(psnr=40.0, ssim=0.98), steps=3, opacity=0.1, footprint=8 / 255, logo_area=0.05)
+    options = ProtectOptions(preset=own)
+    assert options.strength is own and options.preset is own
+    assert own not in PRESETS.values()
+
+
+def test_modality_goes_by_the_image_unless_it_is_named() -> None:
+    assert ProtectOptions().modality == "auto"
+    assert ProtectOptions(modality="fundus").modality == "fundus"
