@@ -103,9 +103,10 @@ def _add_protect(parser: _Parser) -> None:
     parser.add_argument("--preset", choices=tuple(PRESETS), default="standard", help="strength (default: standard)")
     styles = ("visible", "invisible")
     parser.add_argument("--style", choices=styles, default="visible", help="with a logo (default) or without")
-    drawing = parser.add_mutually_exclusive_group()
-    drawing.add_argument("--logo", type=Path, metavar="FILE", help="image to use as the logo")
-    drawing.add_argument("--text", metavar="TEXT", help="text to use as the logo (default: PROTECTED)")
+    parser.add_argument(
+        "--logo", type=Path, metavar="FILE|emblem|banner", help="logo: an image file, or one that is built in"
+    )
+    parser.add_argument("--text", metavar="TEXT", help="text of the logo or of the banner (default: PROTECTED)")
     parser.add_argument(
         "--modality",
         choices=("auto", "brain_mri", "fundus", "skin"),

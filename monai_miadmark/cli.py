@@ -27,7 +27,7 @@ from tqdm import tqdm
 from monai_miadmark import batch, files, keys
 from monai_miadmark.arguments import PASSPHRASE_ENV, UsageError, command_line
 from monai_miadmark.errors import MIADMarkError, WrongKeyError
-from monai_miadmark.logo import load_logo
+from monai_miadmark.logo import BUILT_IN_LOGOS, draw_logo
 from monai_miadmark.options import ProtectOptions
 
 __all__ = ["main"]
@@ -134,8 +134,9 @@ def _protect_options(options: Namespace) -> tuple[ProtectOptions, Path | None]:
     """The custodian's choices, and the mask file if there is one."""
     if options.style == "invisible" and (options.logo is not None or options.text is not None):
         raise UsageError("an invisible mark has no logo", "leave out --logo and --text, or --style invisible")
+    text = "PROTECTED" if options.text is None else options.text
     if options.logo is not None:
-        _checked(lambda path: load_logo(path, 64), options.logo)
+        _check_logo(options.logo, text, options.text is not None)
     mask = None if options.region in ("auto", "none") else Path(options.region)
     if mask is not None and not mask.is_file():
         raise UsageError(f"--region {_shown(mask)}: no such file", "give auto, none, or a PNG, NIfTI or .npy mask")
@@ -146,7 +147,7 @@ def _protect_options(options: Namespace) -> tuple[ProtectOptions, Path | None]:
         choices = ProtectOptions(
             preset=options.preset,
             style=options.style,
-            text="PROTECTED" if options.text is None else options.text,
+            text=text,
             logo=options.logo,
             region="auto" if mask is not None else options.region,
             region_budget=budget,
@@ -155,6 +156,19 @@ def _protect_options(options: Namespace) -> tuple[ProtectOptions, Path | None]:
     except ValueError as error:
         raise UsageError(str(error), "miadmark protect --help shows what is expected") from error
     return choices, mask
+
+
+def _check_logo(logo: Path, text: str, text_given: bool) -> None:
+    """Draw a logo before any image is read."""
+    if text_given and str(logo) != "banner":
+        raise UsageError("this logo says no text", "leave out --text, or take --logo banner")
+    try:
+        draw_logo(logo, text)
+    except OSError as error:
+        hint = f"name an image file, {' or '.join(sorted(BUILT_IN_LOGOS, reverse=True))}"
+        raise UsageError(f"{_shown(logo)}: {error.strerror or 'not readable'}", hint) from error
+    except ValueError as error:
+        raise UsageError(_shown(error), "miadmark protect --help shows what is expected") from error
 
 
 def _remove(options: Namespace) -> int:
