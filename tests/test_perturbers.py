@@ -21,6 +21,7 @@ from monai_miadmark.perturbers import (
     EnsembleCritic,
     GeneratorPerturber,
     GradientPerturber,
+    field_channels,
     latent_tensor,
     random_generator,
 )
@@ -62,8 +63,17 @@ class TestProtocol:
     def test_shape_type_and_range(self, perturber: Perturber, size: tuple[int, int], channels: int) -> None:
         images = pictures(2, *size, channels)
         fields = perturber.perturb(images, images, flat_budget(2, *size), LATENT)
-        assert fields.shape == (2, 1, *size) and fields.dtype == np.float32
+        assert fields.shape == (2, field_channels(channels), *size) and fields.dtype == np.float32
         assert np.isfinite(fields).all() and np.abs(fields).max() <= 1
+
+    @pytest.mark.parametrize(("channels", "planes"), [(1, 1), (2, 1), (3, 3), (4, 1)])
+    def test_colors_alone_get_a_plane_each(self, channels: int, planes: int) -> None:
+        assert field_channels(channels) == planes
+
+    def test_planes_of_a_color_image_differ(self, perturber: Perturber) -> None:
+        images = pictures(2, channels=3)
+        fields = perturber.perturb(images, images, flat_budget(), LATENT)
+        assert not np.array_equal(fields[:, 0], fields[:, 1]) and not np.array_equal(fields[:, 1], fields[:, 2])
 
     @pytest.mark.parametrize("make", MAKERS)
     def test_signature(self, make: Callable[[], Perturber]) -> None:
@@ -168,6 +178,28 @@ class TestGradientSteps:
         with pytest.raises(ValueError, match="steps must be at least 1, not 0"):
             GradientPerturber(ensemble(), steps=0)
 
+    def test_color_images_are_misled_through_their_colors(self) -> None:
+        group, images, budget = ensemble(), pictures(3, channels=3), flat_budget(3)
+        fields = GradientPerturber(group, 6, diversity=None).perturb(images, images, budget, LATENT)
+        gray = fields.mean(1, keepdims=True)
+        nothing = effect(np.zeros_like(fields), images, budget, group)
+        assert effect(fields, images, budget, group) > max(nothing, effect(gray, images, budget, group))
+
+    def test_mix_weighs_rough_and_smooth(self) -> None:
+        def wavy(mix: tuple[float, float]) -> float:
+            """Share of neighbors with other signs."""
+            made = by_gradient(diversity=None, mix=mix).perturb(pictures(), pictures(), flat_budget(), LATENT)
+            signs = np.sign(made)
+            return float((signs[..., 1:] != signs[..., :-1]).mean())
+
+        assert wavy((1, 0)) > wavy((1, 1)) > wavy((0, 1))
+
+    def test_without_any_gradient_the_field_stays(self) -> None:
+        given = pictures(), pictures(), flat_budget()
+        start = by_generator()
+        stayed = by_gradient(start=start, mix=(0.0, 0.0)).perturb(*given, LATENT)
+        assert np.array_equal(stayed, start.perturb(*given, LATENT))
+
     def test_diversity_is_optional(self) -> None:
         plain = by_gradient(diversity=None).perturb(pictures(), pictures(), flat_budget(), LATENT)
         diverse = by_gradient(diversity=InputDiversity(chance=1)).perturb(pictures(), pictures(), flat_budget(), LATENT)
@@ -217,19 +249,24 @@ class TestCritic:
         monkeypatch.setattr(perturbers, "_BATCH", 2)
         np.testing.assert_allclose(critic.saliency(images), together, rtol=1e-3, atol=1e-7)
 
-    def test_effect_is_the_negative_margin_of_the_clean_class(self) -> None:
+    def test_effect_is_the_negative_margin_of_the_clean_classes(self) -> None:
+        """Each class weighed by how probable it is, and all that may be right against those that cannot."""
         group, clean = ensemble(), pictures(2)
         candidates = pictures(6, channels=1)[::-1].copy()
         effects = EnsembleCritic(group).effect(candidates, clean)
         assert effects.shape == (6,) and effects.dtype == np.float32
         color = [torch.from_numpy(a).expand(-1, 3, -1, -1) for a in (candidates, clean)]
         posterior = group.posterior(color[1]).repeat_interleave(3, 0)
+        assert len(posterior[0]) == 3 and (posterior.amin(1) > 0.05).all()  # so that all but the last are plausible
         by_hand = torch.zeros(6)
         for logits in group(color[0]):
             for row in range(6):
+                last = int(posterior[row].argmin())
                 for label in range(3):
                     others = torch.cat((logits[row, :label], logits[row, label + 1 :]))
                     by_hand[row] += posterior[row, label] * (logits[row, label] - others.max()).clamp_min(-8) / 2
+                plausible = torch.cat((logits[row, :last], logits[row, last + 1 :]))
+                by_hand[row] += (plausible.max() - logits[row, last]).clamp_min(-8) / 2
         np.testing.assert_allclose(effects, -by_hand.numpy(), rtol=1e-4, atol=1e-5)
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from monai_miadmark.surrogates import (
     load_ensemble,
     load_weights,
     margin,
+    plausible_margin,
     save_weights,
     to_square,
 )
@@ -109,6 +111,38 @@ class TestMargins:
         expected_margin(logits, torch.tensor([[1.0, 0.0]])).sum().backward()
         assert logits.grad is not None and not logits.grad.any()
 
+    def test_plausible_margin_by_hand(self) -> None:
+        posterior = torch.tensor([[0.6, 0.3, 0.1], [0.97, 0.02, 0.01]])
+        # First row: classes 0 and 1 may be right (0.1 would be probable enough, but is the least), 3 over -2. Second
+        # row: only the first class, 0 under 5.
+        assert plausible_margin(self.LOGITS, posterior).tolist() == [5, -5]
+        assert plausible_margin(self.LOGITS, posterior, floor=-3).tolist() == [5, -3]
+        assert plausible_margin(self.LOGITS, posterior, share=0.6).tolist() == [2, -5]
+
+    def test_plausible_margin_of_a_sure_posterior_is_the_margin(self) -> None:
+        labels = torch.tensor([1, 2])
+        sure = nn.functional.one_hot(labels, 3).float()
+        torch.testing.assert_close(plausible_margin(self.LOGITS, sure), margin(self.LOGITS, labels))
+
+    def test_pushing_into_the_runner_up_gains_nothing(self) -> None:
+        posterior = torch.tensor([[0.55, 0.44, 0.01]])
+        into_runner_up, out_of_both = torch.tensor([[0.0, 4.0, 1.0]]), torch.tensor([[0.0, 1.0, 4.0]])
+        assert plausible_margin(into_runner_up, posterior) > 0 > plausible_margin(out_of_both, posterior)
+
+    @pytest.mark.parametrize("classes", [2, 3, 7])
+    @pytest.mark.parametrize("measure", [expected_margin, plausible_margin])
+    def test_no_posterior_breaks_the_gradient(
+        self, measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], classes: int
+    ) -> None:
+        """Where all classes are equally probable nothing can be told apart; the descent must go on all the same."""
+        sure = nn.functional.one_hot(torch.tensor(0), classes).float()
+        posterior = torch.stack([torch.full((classes,), 1 / classes), sure, torch.linspace(1, 2, classes).softmax(0)])
+        generator = torch.Generator().manual_seed(0)
+        logits = (20 * torch.randn((3, classes), generator=generator)).requires_grad_()
+        value = measure(logits, posterior)
+        (gradient,) = torch.autograd.grad(value.sum(), logits)
+        assert torch.isfinite(value).all() and torch.isfinite(gradient).all()
+
 
 class TestWeights:
     def test_round_trip_at_half_precision(self, tmp_path: Path) -> None:
@@ -140,3 +174,15 @@ class TestWeights:
         torch.testing.assert_close(group(IMAGES)[0], expected, atol=1e-5, rtol=1e-4)
         with pytest.raises(FileNotFoundError):
             load_ensemble({"d": classifier()}, ["d"], "set", tmp_path)
+
+    def test_ensembles_of_the_same_networks_share_no_weights(self, tmp_path: Path) -> None:
+        """A configuration gives one network by name; what is read for one data set must not change another's."""
+        networks = {"a": classifier(7)}
+        before = {name: value.clone() for name, value in networks["a"].state_dict().items()}
+        for seed, dataset in enumerate(("brain", "skin")):
+            save_weights(classifier(seed), tmp_path / f"{dataset}_a.pt")
+        brain = load_ensemble(networks, ["a"], "brain", tmp_path)
+        answers = brain(IMAGES)[0]
+        skin = load_ensemble(networks, ["a"], "skin", tmp_path)
+        assert torch.equal(brain(IMAGES)[0], answers) and not torch.equal(skin(IMAGES)[0], answers)
+        assert all(torch.equal(before[name], value) for name, value in networks["a"].state_dict().items())
