@@ -12,10 +12,12 @@ import pytest
 from doubles import NoiseMarker
 from numpy.typing import NDArray
 
+from monai_miadmark.budget import Visibility
+from monai_miadmark.evaluation.quality import Quality, logo_mask, quality
 from monai_miadmark.exact import ImageMark, add_correction, apply_mark, estimate, find_correction
-from monai_miadmark.image import Bounds, StoredImage, Window
+from monai_miadmark.image import Bounds, StoredImage, Window, displayed
 from monai_miadmark.interpolate import upsample
-from monai_miadmark.marking import canonical_display, make_mark
+from monai_miadmark.marking import canonical_display, locate_region, make_mark
 from monai_miadmark.options import PRESETS, Preset, ProtectOptions
 
 LATENT = bytes(range(32))
@@ -58,6 +60,18 @@ class Gives(NoiseMarker):
 
     def perturb(self, images: Any, clean: Any, budget: Any, latent: bytes) -> Any:
         return self.field(budget)
+
+
+def waves(budget: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Broad stripes, which SSIM hardly counts as contrast, ``(N, 1, h, w)``."""
+    y, x = np.mgrid[: budget.shape[2], : budget.shape[3]]
+    return np.broadcast_to(np.sign(np.sin(x / 7) * np.cos(y / 6)), budget.shape).astype(np.float32)
+
+
+def colors(budget: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Signs of their own for each of three channels, ``(N, 3, h, w)``."""
+    shape = (len(budget), 3, *budget.shape[2:])
+    return np.random.default_rng(9).choice([-1.0, -0.5, 0.0, 0.5, 1.0], shape).astype(np.float32)
 
 
 def invisible(**more: Any) -> ProtectOptions:
@@ -164,6 +178,123 @@ class TestBudget:
     def test_all_channels_get_the_same_field(self, channels: int) -> None:
         mark = make_mark(stored(channels=channels), invisible(), NoiseMarker(), LATENT)
         assert mark.field is not None and mark.field.shape == (1, 64, 48, 1)
+
+
+class TestLikeness:
+    """What a mark may cost, measured on what is stored, whatever the perturber gives."""
+
+    PERTURBERS = pytest.mark.parametrize(
+        "marker",
+        [NoiseMarker(), AlwaysUp(), Gives(np.zeros_like), Gives(waves), Gives(colors)],
+        ids=["noise", "ones", "zeros", "waves", "colors"],
+    )
+
+    def measured(
+        self, image: StoredImage, options: ProtectOptions, marker: NoiseMarker
+    ) -> tuple[Quality, Quality, NDArray[np.float64]]:
+        """Likeness outside the logo and in the region, and the change of each sample in the region."""
+        mark = make_mark(image, options, marker, LATENT)
+        protected = apply_mark(image, mark)
+        region = locate_region(options, marker, canonical_display(image), image.values.shape[:3])[1]
+        region = upsample(region[0].astype(np.uint8), *image.values.shape[1:3])[None] > 0
+        before, after = (displayed(v[0], image.window, None) for v in (image.values, protected))
+        outside = quality(before, after, logo_mask(mark, image.values.shape)[0])
+        return outside, quality(before, after, ~region[0]), np.abs(moved(image, mark))[region]
+
+    @PERTURBERS
+    @pytest.mark.parametrize("preset", PRESETS)
+    @pytest.mark.parametrize("style", ["visible", "invisible"])
+    def test_presets_keep_what_they_promise(self, marker: NoiseMarker, preset: str, style: Any) -> None:
+        image = stored((88, 80), "uint16", channels=3)
+        outside, region, change = self.measured(image, ProtectOptions(preset=preset, style=style), marker)
+        asked = PRESETS[preset].visibility
+        assert outside.psnr >= asked.psnr - 0.05 and outside.ssim >= asked.ssim - 0.01
+        assert region.ssim >= asked.region_ssim - 0.01
+        assert change.max() <= 3 / 255 + 0.5 / image.window.width
+
+    @PERTURBERS
+    @pytest.mark.parametrize(("dtype", "size"), [("uint8", (96, 96)), ("float32", (280, 300))])
+    def test_other_types_and_sizes(self, marker: NoiseMarker, dtype: str, size: tuple[int, int]) -> None:
+        asked = PRESETS["standard"].visibility
+        outside, region, _ = self.measured(stored(size, dtype, channels=3), ProtectOptions(), marker)
+        # A whole field of one sign meets the rounding of 8-bit samples everywhere on the same side.
+        assert outside.psnr >= asked.psnr - (0.3 if dtype == "uint8" else 0.05)
+        assert outside.ssim >= asked.ssim - 0.01 and region.ssim >= asked.region_ssim - 0.01
+
+    def test_a_preset_of_ones_own(self) -> None:
+        own = Preset(Visibility(psnr=38.0, ssim=0.97), steps=0, opacity=0.15, footprint=8 / 255, logo_area=0.05)
+        asked: list[Preset] = []
+
+        class Asking(NoiseMarker):
+            def perturber(self, preset: Preset) -> NoiseMarker:
+                asked.append(preset)
+                return self
+
+        image = stored((96, 96), "uint16")
+        outside, _, _ = self.measured(image, ProtectOptions(preset=own), Asking())
+        assert outside.psnr >= 37.95 and outside.ssim >= 0.96 and set(asked) == {own}
+        assert outside.psnr < 39 or outside.ssim < 0.98  # and not left unused
+
+    def test_a_weak_field_gets_more_amplitude_and_a_strong_one_less(self) -> None:
+        image = stored((96, 96), "uint16")
+        half, full = (
+            make_mark(image, invisible(region="none"), Gives(lambda b, s=s: s * waves(b)), LATENT).field
+            for s in (0.5, 1.0)
+        )
+        assert half is not None and full is not None and half.scales.mean() > 1.3 * full.scales.mean()
+
+
+class TestColorFields:
+    @pytest.mark.parametrize("dtype", ["uint8", "float32"])
+    @pytest.mark.parametrize("inverted", [False, True])
+    def test_come_back_as_they_were_given(self, dtype: str, inverted: bool) -> None:
+        image = stored(dtype=dtype, channels=3, slices=2, inverted=inverted)
+        mark = make_mark(image, ProtectOptions(region="none"), Gives(colors), LATENT)
+        assert mark.field is not None and mark.field.shape == (2, 64, 48, 3)
+        given = np.moveaxis(2 * colors(np.zeros((2, 1, 64, 48), np.float32)), 1, 3) * (-1 if inverted else 1)
+        active = mark.field.active()
+        assert active.mean() > 0.5 and np.array_equal(mark.field.levels[active], given[active])
+        assert not mark.field.levels[~active].any()
+
+    @pytest.mark.parametrize("size", SIZES)
+    @pytest.mark.parametrize("dtype", ["uint8", "float32"])
+    def test_are_restored_exactly(self, size: tuple[int, int], dtype: str) -> None:
+        image = stored(size, dtype, channels=3)
+        mark = make_mark(image, ProtectOptions(), Gives(colors), LATENT)
+        protected = apply_mark(image, mark)
+        change = moved(image, mark)[0]
+        assert (np.abs(change[..., 0] - change[..., 1]) > 1 / 255).mean() > 0.2
+        guess = estimate(protected, mark, image.bounds, image.padding)
+        assert np.array_equal(add_correction(guess, find_correction(image.values, guess)), image.values)
+
+    @pytest.mark.parametrize("channels", [1, 2, 4])
+    def test_have_as_many_planes_as_the_image(self, channels: int) -> None:
+        with pytest.raises(ValueError, match=rf"instead of a field of shape \(1, {channels}, 64, 48\)"):
+            make_mark(stored(channels=channels), invisible(), Gives(colors), LATENT)
+
+
+class TestSpecialist:
+    @pytest.mark.parametrize("modality", ["auto", "fundus"])
+    def test_the_marker_is_asked_for_the_modality_and_shown_the_image(self, modality: str) -> None:
+        asked: list[tuple[str, Any]] = []
+        image = stored(channels=3)
+
+        class Hospital:
+            def specialist(self, modality: str, images: NDArray[np.float32]) -> NoiseMarker:
+                asked.append((modality, images))
+                return NoiseMarker()
+
+        make_mark(image, ProtectOptions(modality=modality), Hospital(), LATENT)
+        ((name, images),) = asked
+        assert name == modality and np.array_equal(images, canonical_display(image))
+
+    def test_a_modality_that_it_does_not_know_is_its_own_affair(self) -> None:
+        class Picky(NoiseMarker):
+            def specialist(self, modality: str, images: NDArray[np.float32]) -> NoiseMarker:
+                raise ValueError(f"no networks for {modality}")
+
+        with pytest.raises(ValueError, match="no networks for teeth"):
+            make_mark(stored(), ProtectOptions(modality="teeth"), Picky(), LATENT)
 
 
 class TestWindow:
@@ -300,7 +431,8 @@ class TestUntrustedPerturbers:
         with pytest.raises(ValueError, match="the perturber gave NaN instead of a field"):
             make_mark(stored(), invisible(), Gives(one_nan), LATENT)
 
-    def test_it_cannot_write_to_the_image(self) -> None:
+    @pytest.mark.parametrize("style", ["visible", "invisible"])
+    def test_it_cannot_write_to_the_image(self, style: Any) -> None:
         class Vandal(NoiseMarker):
             def perturb(self, images: Any, clean: Any, budget: Any, latent: bytes) -> NDArray[np.float32]:
                 for array in (images, clean, budget):
@@ -309,9 +441,9 @@ class TestUntrustedPerturbers:
 
         image = stored()
         before = image.values.copy()
-        mark = make_mark(image, invisible(), Vandal(), LATENT)
+        mark = make_mark(image, ProtectOptions(style=style), Vandal(), LATENT)
         assert np.array_equal(image.values, before)
-        expected = apply_mark(image, make_mark(image, invisible(), AlwaysUp(), LATENT))
+        expected = apply_mark(image, make_mark(image, ProtectOptions(style=style), AlwaysUp(), LATENT))
         assert np.array_equal(apply_mark(image, mark), expected)
 
 
