@@ -135,8 +135,10 @@ def _protect_options(options: Namespace) -> tuple[ProtectOptions, Path | None]:
     if options.style == "invisible" and (options.logo is not None or options.text is not None):
         raise UsageError("an invisible mark has no logo", "leave out --logo and --text, or --style invisible")
     text = "PROTECTED" if options.text is None else options.text
-    if options.logo is not None:
-        _check_logo(options.logo, text, options.text is not None)
+    if options.logo is not None and options.text is not None and str(options.logo) != "banner":
+        raise UsageError("this logo says no text", "leave out --text, or take --logo banner")
+    if options.style == "visible":
+        _check_logo(options.logo, text)
     mask = None if options.region in ("auto", "none") else Path(options.region)
     if mask is not None and not mask.is_file():
         raise UsageError(f"--region {_shown(mask)}: no such file", "give auto, none, or a PNG, NIfTI or .npy mask")
@@ -158,14 +160,12 @@ def _protect_options(options: Namespace) -> tuple[ProtectOptions, Path | None]:
     return choices, mask
 
 
-def _check_logo(logo: Path, text: str, text_given: bool) -> None:
-    """Draw a logo before any image is read."""
-    if text_given and str(logo) != "banner":
-        raise UsageError("this logo says no text", "leave out --text, or take --logo banner")
+def _check_logo(logo: Path | None, text: str) -> None:
+    """Draw the logo before any image is read."""
     try:
         draw_logo(logo, text)
     except OSError as error:
-        hint = f"name an image file, {' or '.join(sorted(BUILT_IN_LOGOS, reverse=True))}"
+        hint = f"name an image file, or one of {', '.join(BUILT_IN_LOGOS)}"
         raise UsageError(f"{_shown(logo)}: {error.strerror or 'not readable'}", hint) from error
     except ValueError as error:
         raise UsageError(_shown(error), "miadmark protect --help shows what is expected") from error

@@ -19,6 +19,7 @@ import doubles
 import numpy as np
 import pytest
 import samples
+from numpy.typing import NDArray
 from PIL import Image
 
 from monai_miadmark import cli
@@ -167,6 +168,37 @@ class TestRoundTrip:
         assert 0 < np.abs(difference[mask > 0]).max() <= 3
         assert miadmark("remove", "small", "-o", "r", "-i", "bob.key").status == 0
         assert Path("r/a.png").read_bytes() == samples.png()
+
+    @pytest.mark.parametrize(
+        "more",
+        [("--logo", "emblem"), ("--logo", "banner"), ("--logo", "banner", "--text", "NOT FOR AI"), ("--text", "X")],
+    )
+    def test_logos_that_need_no_file(self, miadmark: Run, keys: None, more: tuple[str, ...]) -> None:
+        Path("a.png").write_bytes(samples.png())
+        for name, drawing in (("own", more), ("other", ("--text", "PROTECTED"))):
+            said = miadmark("protect", "a.png", "-o", name, "-r", "bob.pub", "--region", "none", *drawing)
+            assert said.status == 0, said.err
+        with Image.open("own/a.png") as own, Image.open("other/a.png") as other:
+            assert (np.asarray(own) != np.asarray(other)).any()
+        assert miadmark("remove", "own", "-o", "r", "-i", "bob.key").status == 0
+        assert Path("r/a.png").read_bytes() == samples.png()
+
+    @pytest.mark.parametrize("modality", ["auto", "skin"])
+    def test_the_modality_reaches_the_marker(
+        self, miadmark: Run, keys: None, monkeypatch: pytest.MonkeyPatch, modality: str
+    ) -> None:
+        asked: list[str] = []
+
+        class Asking(doubles.NoiseMarker):
+            def specialist(self, modality: str, images: NDArray[np.float32]) -> doubles.NoiseMarker:
+                asked.append(modality)
+                return self
+
+        monkeypatch.setattr(sys.modules["monai_miadmark.marker"], "load_marker", Asking)
+        Path("a.png").write_bytes(samples.png())
+        more = () if modality == "auto" else ("--modality", modality)
+        assert miadmark("protect", "a.png", "-o", "p", "-r", "bob.pub", *more).status == 0
+        assert asked == [modality]
 
 
 class TestRemoveFails:
@@ -360,6 +392,12 @@ class TestGrantAndRevoke:
         ("protect", "ct.dcm", "-o", "p", "-r", "alice.pub", "--region-budget", "nan"),
         ("protect", "ct.dcm", "-o", "p", "-r", "alice.pub", "--style", "invisible", "--text", "X"),
         ("protect", "ct.dcm", "-o", "p", "-r", "alice.pub", "--logo", "alice.pub"),
+        ("protect", "ct.dcm", "-o", "p", "-r", "alice.pub", "--logo", "absent.png"),
+        ("protect", "ct.dcm", "-o", "p", "-r", "alice.pub", "--logo", "emblem", "--text", "X"),
+        ("protect", "ct.dcm", "-o", "p", "-r", "alice.pub", "--logo", "banner", "--text", " "),
+        ("protect", "ct.dcm", "-o", "p", "-r", "alice.pub", "--style", "invisible", "--logo", "emblem"),
+        ("protect", "ct.dcm", "-o", "p", "-r", "alice.pub", "--text", "x" * 201),
+        ("protect", "ct.dcm", "-o", "p", "-r", "alice.pub", "--modality", "teeth"),
         ("protect", "ct.dcm", "-o", "ct.dcm", "-r", "alice.pub"),
         ("protect", "ct.dcm", "-o", "p", "-r", "alice.pub", "--signer", "alice.key"),
         ("protect", "empty", "-o", "p", "-r", "alice.pub"),
