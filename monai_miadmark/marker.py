@@ -87,7 +87,7 @@ class BundleMarker:
         check_listed(models)
         self._generator_allowed = not set(exclude) & set(parser["generator_surrogates"])
         check_weights(models, ["router.pt"])
-        self._router = parser.get_parsed_content("router").to(device).eval().requires_grad_(False)
+        self._router = _built(parser, "router").to(device).eval().requires_grad_(False)
         self._specialists: dict[str, EnsembleMarker] = {}
 
     def __repr__(self) -> str:
@@ -97,7 +97,7 @@ class BundleMarker:
     def generator(self) -> GeneratorPerturber:
         """The generator of the bundle."""
         check_weights(self.root / "models", ["model.pt"])
-        return GeneratorPerturber(load_config(self.root).get_parsed_content("generator"), self.device)
+        return GeneratorPerturber(_built(load_config(self.root), "generator"), self.device)
 
     @property
     def modalities(self) -> list[str]:
@@ -118,7 +118,7 @@ class BundleMarker:
             names = [n for n in parser["victim_names"] if n not in self.exclude]
             check_weights(self.root / "models", [f"{name}_{n}.pt" for n in names])
             parser["surrogate_names"] = names
-            ensemble = parser.get_parsed_content("ensemble").to(self.device)
+            ensemble = _built(parser, "ensemble").to(self.device)
             self._specialists[name] = EnsembleMarker(
                 (lambda: self.generator) if self._generator_allowed else None, ensemble, self.device
             )
@@ -185,6 +185,12 @@ def load_config(root: Path, *names: str, **overrides: Any) -> ConfigParser:
     parser.read_config([str(root / "configs" / name) for name in (names or ("networks.yaml",))])
     parser.update({"bundle_root": str(root), **overrides})
     return parser
+
+
+def _built(parser: ConfigParser, name: str) -> Any:
+    """Networks of a configuration; the random weights that they begin with leave no trace in PyTorch's generator."""
+    with torch.random.fork_rng(devices=[]):
+        return parser.get_parsed_content(name)
 
 
 def load_marker(
