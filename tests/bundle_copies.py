@@ -17,15 +17,17 @@ from monai_miadmark.marker import HASHES, load_config
 from monai_miadmark.surrogates import save_weights
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "miadmark"
-HELD_OUT, PRETRAINED = "seresnext", "efficientnet"
-NETWORKS = {name: f"networks#{name}" for name in ("resnet", "plain", "densenet")} | {
-    HELD_OUT: f"heldout_networks#{HELD_OUT}",
-    PRETRAINED: f"pretrained_networks#{PRETRAINED}",
-}
-"""Classifiers by name, with their places in the configuration."""
+MODALITIES = ("brain_mri", "fundus", "skin")
+VICTIMS = ("resnet", "plain", "densenet", "efficientnet")
+"""Architectures whose weights the bundle has for every modality."""
 
-WEIGHTS = {"model.pt": "network_def"} | {f"brain_mri_{name}.pt": place for name, place in NETWORKS.items()}
-"""Weight files, and which network each is for."""
+NETWORKS = {name: f"networks#{name}" for name in (*VICTIMS, "seresnext")}
+"""All architectures that can be trained, with their places in the configuration."""
+
+WEIGHTS = {"model.pt": ("network_def", "brain_mri"), "router.pt": ("router_def", "brain_mri")} | {
+    f"{modality}_{name}.pt": (NETWORKS[name], modality) for modality in MODALITIES for name in VICTIMS
+}
+"""Weight files, which network each is for, and the data set that says how many classes it has."""
 
 _missing = [name for name in (*WEIGHTS, HASHES) if not (BUNDLE / "models" / name).is_file()]
 
@@ -37,6 +39,8 @@ _TINY: dict[str, dict[str, Any]] = {
     "plain": {"channels": [4, 4, 4, 4, 4, 4, 4]},
     "densenet": {"init_features": 4, "growth_rate": 4, "block_config": [1, 1]},
 }
+_KERNELS = {"seresnext": 5, "efficientnet": 7}
+"""These two cannot be had tiny: plain networks with other kernels take their places."""
 
 
 def tiny_bundle(folder: Path, weights: bool = False) -> Path:
@@ -48,19 +52,23 @@ def tiny_bundle(folder: Path, weights: bool = False) -> Path:
     config = yaml.safe_load(path.read_text())
     for name, smaller in _TINY.items():
         config["networks"][name].update(smaller)
-    # The held-out networks are too slow for a test: plain ones take their places.
-    config["heldout_networks"] = {HELD_OUT: dict(config["networks"]["plain"], kernel_size=5)}
-    config["pretrained_networks"] = {PRETRAINED: dict(config["networks"]["plain"], kernel_size=7)}
+    for name, kernel_size in _KERNELS.items():
+        config["networks"][name] = dict(config["networks"]["plain"], kernel_size=kernel_size)
     config["network_def"].update(width=8, shallow=2, deep=1)
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     if weights:
-        parser = load_config(root)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            for name, place in WEIGHTS.items():
-                save_weights(parser.get_parsed_content(place), root / "models" / name)
-        write_hashes(root)
+        write_weights(root)
     return root
+
+
+def write_weights(root: Path) -> None:
+    """Random weights for every network, and their hashes."""
+    parsers = {modality: load_config(root, dataset=modality) for modality in MODALITIES}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for name, (place, modality) in WEIGHTS.items():
+            save_weights(parsers[modality].get_parsed_content(place), root / "models" / name)
+    write_hashes(root)
 
 
 def write_hashes(root: Path) -> None:

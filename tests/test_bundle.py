@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import pkgutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,28 +21,50 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from bundle_copies import BUNDLE, HELD_OUT, NETWORKS, PRETRAINED, WEIGHTS, tiny_bundle, write_hashes
-from image_sets import CLASSES, image_set
+from bundle_copies import BUNDLE, MODALITIES, NETWORKS, VICTIMS, WEIGHTS, tiny_bundle
+from image_sets import image_set
 from monai.bundle import ComponentLocator, ConfigParser
 
 import monai_miadmark
 from monai_miadmark.datasets import DATA_ENV
+from monai_miadmark.evaluation import peer_study
+from monai_miadmark.evaluation.learned_attacks import FINE_TUNED
+from monai_miadmark.evaluation.peers import PEERS
+from monai_miadmark.evaluation.removers import FILTERS
 from monai_miadmark.generator import PerturbationGenerator
 from monai_miadmark.marker import HASHES, load_config
+from monai_miadmark.surrogates import load_weights
 
-CONFIGS = ("networks.yaml", "train_surrogate.yaml", "pretrained.yaml", "train.yaml", "evaluate.yaml")
+CONFIGS = (
+    "networks.yaml",
+    "train_surrogate.yaml",
+    "pretrained.yaml",
+    "train_router.yaml",
+    "train.yaml",
+    "train_segmenter.yaml",
+    "evaluate.yaml",
+    "attack.yaml",
+    "peers.yaml",
+    "segment.yaml",
+)
 MAX_BYTES = 25 * 1000 * 1000
-
-
-def needs(place: str) -> None:
-    """Skip, by name, what the held-out network is needed for where its package is not installed."""
-    if place.startswith("pretrained"):
-        pytest.importorskip("efficientnet_lite_pytorch")
 
 
 def ambiguous() -> set[str]:
     """Names defined both here and in MONAI, which looks for short names in all modules that begin with ``monai``."""
-    for name in ("cli", "demo", "evaluation", "marker", "pipeline", "training", "transforms"):
+    for name in (
+        "cli",
+        "demo",
+        "evaluation.learned_attacks",
+        "evaluation.peer_study",
+        "evaluation.removers",
+        "evaluation.segmentation",
+        "marker",
+        "pipeline",
+        "router",
+        "training",
+        "transforms",
+    ):
         importlib.import_module(f"monai_miadmark.{name}")
     locator = ComponentLocator()
     locator.get_component_module_name("ResNet")  # fills the table
@@ -63,6 +86,9 @@ def targets(config: Any) -> Iterator[str]:
 
 
 class TestConfigurations:
+    def test_all_are_here(self) -> None:
+        assert {path.name for path in (BUNDLE / "configs").glob("*.yaml")} == set(CONFIGS)
+
     @pytest.mark.parametrize("name", CONFIGS)
     def test_parse(self, name: str) -> None:
         parser = load_config(BUNDLE, *dict.fromkeys(("networks.yaml", name)))
@@ -72,11 +98,9 @@ class TestConfigurations:
     def test_every_target_resolves(self, name: str) -> None:
         config = yaml.safe_load((BUNDLE / "configs" / name).read_text())
         names = set(targets(config))
-        assert names or name == "pretrained.yaml"  # which only says where weights start
+        assert names or name in ("pretrained.yaml", "peers.yaml", "segment.yaml")  # which only set what others use
         locator = ComponentLocator()
         for target in names:
-            if target.startswith("efficientnet_lite_pytorch"):
-                pytest.importorskip("efficientnet_lite_pytorch")
             if "." in target:
                 assert callable(pkgutil.resolve_name(target)), target
             else:  # short names must mean one class, and a MONAI one: bundles of others scan this package too
@@ -87,19 +111,25 @@ class TestConfigurations:
         # ``_target_: Identity`` in a bundle of others would fail where this package was imported before MONAI.
         assert not ambiguous()
 
-    @pytest.mark.parametrize("place", NETWORKS.values())
-    def test_architectures_classify(self, place: str) -> None:
-        needs(place)
-        network = load_config(BUNDLE).get_parsed_content(place).eval()
+    @pytest.mark.parametrize(("dataset", "classes"), [("brain_mri", 4), ("fundus", 4), ("skin", 7)])
+    def test_architectures_classify(self, dataset: str, classes: int) -> None:
+        parser = load_config(BUNDLE, dataset=dataset)
         with torch.inference_mode():
-            assert network(torch.zeros(1, 3, 128, 128)).shape == (1, len(CLASSES))
+            for place in NETWORKS.values():
+                network = parser.get_parsed_content(place).eval()
+                assert network(torch.zeros(1, 3, 128, 128)).shape == (1, classes), place
 
-    def test_the_held_out_architecture_is_no_surrogate(self) -> None:
+    def test_names_agree(self) -> None:
         parser = load_config(BUNDLE)
-        assert set(parser["surrogate_names"]) <= set(parser["networks"])
-        assert parser["heldout_name"] == HELD_OUT and parser["pretrained_name"] == PRETRAINED
-        assert {HELD_OUT} == set(parser["heldout_networks"]) and {PRETRAINED} == set(parser["pretrained_networks"])
-        assert not {HELD_OUT, PRETRAINED} & {*parser["surrogate_names"], *parser["networks"]}
+        assert list(parser["modes"]) == list(parser["classes"]) == list(MODALITIES)
+        assert parser["victim_names"] == parser.get_parsed_content("surrogate_names") == list(VICTIMS)
+        assert set(parser["networks"]) == set(NETWORKS)
+        # Somebody must be left whom the generator has never met.
+        assert set(parser["generator_surrogates"]) < set(VICTIMS)
+
+    def test_every_architecture_has_its_epochs(self) -> None:
+        config = yaml.safe_load((BUNDLE / "configs" / "train_surrogate.yaml").read_text())
+        assert set(config["epochs_of"]) == set(NETWORKS)
 
     def test_the_generator_is_the_one_of_the_package(self) -> None:
         network = load_config(BUNDLE).get_parsed_content("network_def")
@@ -131,16 +161,41 @@ class TestContents:
             assert metadata[key], key
         assert metadata["version"] == monai_miadmark.__version__ and metadata["version"] in metadata["changelog"]
         outputs = metadata["network_data_format"]["outputs"]["pred"]
-        assert outputs["num_channels"] == 1 and outputs["value_range"] == [-1, 1]
+        assert outputs["num_channels"] == 3 and outputs["value_range"] == [-1, 1]
 
     def test_metadata_describes_the_network(self) -> None:
-        """The declared inputs go through the declared network and give the declared output."""
+        """The declared inputs go through the declared network and give the declared output; so do gray images."""
         described = json.loads((BUNDLE / "configs" / "metadata.json").read_text())["network_data_format"]
-        channels = [described["inputs"][name]["num_channels"] for name in ("image", "budget")]
+        image, budget, latent = (described["inputs"][name]["num_channels"] for name in ("image", "budget", "latent"))
+        assert (image, described["outputs"]["pred"]["num_channels"]) == (3, 3)
         network = load_config(BUNDLE).get_parsed_content("network_def").eval()
-        with torch.inference_mode():
-            made = network(*(torch.rand(1, c, 16, 16) for c in channels), torch.randn(1, 32))
-        assert made.shape == (1, described["outputs"]["pred"]["num_channels"], 16, 16) and made.abs().max() <= 1
+        for channels in (1, image):
+            with torch.inference_mode():
+                made = network(torch.rand(1, channels, 16, 16), torch.rand(1, budget, 16, 16), torch.randn(1, latent))
+            assert made.shape == (1, channels, 16, 16) and made.abs().max() <= 1
+
+    def test_metadata_names_what_is_needed(self) -> None:
+        required = json.loads((BUNDLE / "configs" / "metadata.json").read_text())["required_packages_version"]
+        pins = dict(
+            line.split("==")
+            for line in (BUNDLE.parents[1] / "constraints.txt").read_text().splitlines()
+            if "==" in line and not line.startswith("#")
+        )
+        assert "efficientnet-lite-pytorch" in required
+        assert {name: pins[name] for name in required} == required
+
+    def test_documents_name_what_is_there(self) -> None:
+        """Every configuration is in the table, with an identifier that it has."""
+        text = (BUNDLE / "docs" / "README.md").read_text()
+        lines = re.findall(r"^\| `configs/([a-z_]+\.yaml)` \| .* \| (?:`(\w+)`)? ?\|$", text, re.MULTILINE)
+        assert {name for name, _ in lines} == set(CONFIGS)
+        for name, run_id in lines:
+            assert not run_id or run_id in yaml.safe_load((BUNDLE / "configs" / name).read_text()), name
+        assert "heldout" not in text
+
+    def test_no_weights_but_those_that_the_marker_uses(self) -> None:
+        found = {path.name for path in (BUNDLE / "models").glob("*.pt") if not path.name.endswith("_segmenter.pt")}
+        assert found <= set(WEIGHTS)
 
     def test_no_file_is_too_large(self) -> None:
         for path in BUNDLE.rglob("*"):
@@ -163,8 +218,7 @@ class TestContents:
         if not path.is_file():
             pytest.skip(f"{name} is not trained yet")
         state = torch.load(path, map_location="cpu", weights_only=True)
-        needs(WEIGHTS[name])
-        load_config(BUNDLE).get_parsed_content(WEIGHTS[name]).load_state_dict(state)
+        _network(BUNDLE, name).load_state_dict(state)
         for key, value in state.items():
             assert not value.is_floating_point() or (value.dtype == torch.float16 and value.isfinite().all()), key
 
@@ -176,7 +230,10 @@ class TestRuns:
     def _elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         """Work in a temporary folder, and undo what ``initialize`` sets for the whole process."""
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv(DATA_ENV, str(image_set(tmp_path / "data", train=22, val=2, side=128)))
+        data = image_set(tmp_path / "data", train=22, val=2)
+        for name in MODALITIES[1:]:
+            image_set(data, name, train=22, val=1)
+        monkeypatch.setenv(DATA_ENV, str(data))
         torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
         deterministic, benchmark = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
         level = logging.getLogger().level
@@ -188,9 +245,9 @@ class TestRuns:
         logging.getLogger().setLevel(level)
 
     @staticmethod
-    def run(root: Path, config: str, **overrides: Any) -> None:
+    def run(root: Path, *configs: str, **overrides: Any) -> None:
         monai.bundle.run(
-            config_file=[str(root / "configs" / name) for name in ("networks.yaml", config)],
+            config_file=[str(root / "configs" / name) for name in ("networks.yaml", *configs)],
             bundle_root=str(root),
             **overrides,
         )
@@ -200,16 +257,26 @@ class TestRuns:
         return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
 
     @pytest.mark.slow
-    def test_surrogates_generator_and_evaluation(self, tmp_path: Path) -> None:
-        """The whole way, each step on the weights of the one before; everything is written below the bundle."""
+    def test_surrogates_and_router(self, tmp_path: Path) -> None:
+        """Weights land where ensembles and markers read them; everything is written below the bundle."""
         root = tiny_bundle(tmp_path)
         outside = _listing(BUNDLE), _listing(tmp_path / "data")
         before = self.made(root)
         small = {"epochs": 1, "batch_size": 8, "num_workers": 0}
-        for name in NETWORKS:
-            more = {"network_def": f"@{NETWORKS[name]}", "pretrained": None} if name == PRETRAINED else {}
-            self.run(root, "train_surrogate.yaml", architecture=name, **small, **more)
-            assert (root / "models" / f"brain_mri_{name}.pt").is_file()
+        self.run(root, "train_surrogate.yaml", architecture="resnet", **small)
+        self.run(root, "train_surrogate.yaml", "pretrained.yaml", dataset="fundus", pretrained=None, **small)
+        self.run(root, "train_router.yaml", epochs=1)
+        made = {f"models/{name}.pt" for name in ("brain_mri_resnet", "fundus_efficientnet", "router")}
+        assert self.made(root) - before == made
+        for name in made:
+            load_weights(_network(root, Path(name).name), root / name)
+        assert (_listing(BUNDLE), _listing(tmp_path / "data")) == outside
+        assert {path.name for path in tmp_path.iterdir()} == {"miadmark", "data"}
+
+    @pytest.mark.slow
+    def test_generator(self, tmp_path: Path) -> None:
+        """Training starts, leaves a checkpoint, and goes on from it."""
+        root = tiny_bundle(tmp_path, weights=True)
         self.run(root, "train.yaml", epochs=1, steps_per_epoch=2, images_per_step=2)
         assert (root / "models" / "model.pt").is_file()
         assert any(path.name.startswith("generator_") for path in (root / "eval").iterdir())
@@ -221,25 +288,52 @@ class TestRuns:
         self.run(root, "train.yaml", epochs=2, steps_per_epoch=2, images_per_step=2)
         assert not _same_weights(weights, root / "models" / "model.pt")
 
-        write_hashes(root)
-        self.run(root, "evaluate.yaml", limit=1)
-        report = json.loads((root / "eval" / "brain_mri_val_standard_visible_auto.json").read_text())
-        assert report["images"] == 4 and report["restored_identical"] == 1
-        assert set(report["accuracy"]) == set(NETWORKS)
-        held = dict.fromkeys((HELD_OUT, PRETRAINED), "black box")
-        assert report["roles"] == dict.fromkeys(NETWORKS, "white box") | held
-        added = self.made(root) - before
-        assert all(path.startswith(("models/", "eval/")) for path in added)
-        assert (_listing(BUNDLE), _listing(tmp_path / "data")) == outside
-        assert {path.name for path in tmp_path.iterdir()} == {"miadmark", "data"}
+    @pytest.mark.slow
+    def test_evaluation(self, tmp_path: Path) -> None:
+        """A data set of its own colors; results and tables below ``eval``, sets kept for the next question."""
+        root = tiny_bundle(tmp_path, weights=True)
+        options = {"dataset": "fundus", "preset": "subtle", "section": "val", "limit": 1}
+        self.run(root, "evaluate.yaml", **options)
+        (result,) = self.results(root / "eval")
+        assert (result["dataset"], result["section"], result["images"]) == ("fundus", "val", 4)
+        assert result["title"] == "subtle, visible, soft" and result["figures"]["restored_identical"] == 1
+        white = [row["victim"] for row in result["rows"] if row["setting"] == "white box"]
+        assert white == list(VICTIMS)
+        removers = {row["remover"] for row in result["rows"] if row["setting"] == "black box"}
+        assert removers == {"", *FILTERS}
+        assert "### subtle, visible, soft" in (root / "eval" / "results" / "tables.md").read_text()
+        sets = {path.name: path.stat().st_mtime_ns for path in (root / "eval" / "sets").iterdir()}
+        assert len(sets) == 2  # with the whole ensemble, and without the one model that the generator never met
+        self.run(root, "evaluate.yaml", run_id="evaluate", filters={}, **options)
+        assert sets == {path.name: path.stat().st_mtime_ns for path in (root / "eval" / "sets").iterdir()}
 
     def test_evaluation_takes_its_options(self, tmp_path: Path) -> None:
         root = tiny_bundle(tmp_path, weights=True)
         options = {"preset": "subtle", "style": "invisible", "section": "tune", "region": "none", "limit": 1}
-        self.run(root, "evaluate.yaml", **options, region_budget=0.02, mode="RGB", output_dir="$Path('out')")
-        report = json.loads((tmp_path / "out" / "brain_mri_tune_subtle_invisible_none.json").read_text())
-        assert (report["preset"], report["style"], report["region"]) == ("subtle", "invisible", "none")
+        self.run(root, "evaluate.yaml", **options, seed=3, filters={}, output_dir="$Path('out')")
+        (result,) = self.results(tmp_path / "out")
+        assert result["title"] == "subtle, invisible, none" and result["section"] == "tune"
+        assert (tmp_path / "out" / "results" / "brain_mri_tune_subtle_invisible_none.json").is_file()
         assert not (root / "eval").exists()
+
+    @pytest.mark.slow
+    def test_attack_and_peers(self, tmp_path: Path) -> None:
+        root = tiny_bundle(tmp_path, weights=True)
+        options = {"preset": "subtle", "style": "invisible", "region": "none", "limit": 1}
+        effort = {f"effort#{name}": 1 for name in ("remover", "decomposition", "denoiser", "fine_tune")}
+        self.run(root, "evaluate.yaml", "attack.yaml", run_id="attack", pairs=1, **effort, **options)
+        (result,) = self.results(root / "eval")
+        assert result["title"] == "subtle, invisible, none, learned attacks"
+        assert [row["remover"] for row in result["rows"]][-1] == FINE_TUNED
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(peer_study, "PEERS", {"random signs": PEERS["random signs"]})
+            self.run(root, "evaluate.yaml", "peers.yaml", run_id="peers", **options)
+        (peers,) = (r for r in self.results(root / "eval") if "peers" in r["title"])
+        assert {row["method"] for row in peers["rows"]} == {"MIAD-MARK", "random signs"}
+
+    @staticmethod
+    def results(folder: Path) -> list[dict[str, Any]]:
+        return [json.loads(path.read_text()) for path in sorted((folder / "results").glob("*.json"))]
 
     def test_missing_images_are_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(DATA_ENV, str(tmp_path / "absent"))
@@ -250,6 +344,13 @@ class TestRuns:
             causes.append(str(error))
             error = error.__cause__
         assert any(DATA_ENV in text for text in causes)
+
+
+def _network(root: Path, name: str) -> torch.nn.Module:
+    """The architecture that a weight file of a bundle is for."""
+    place, dataset = WEIGHTS[name]
+    network: torch.nn.Module = load_config(root, dataset=dataset).get_parsed_content(place)
+    return network
 
 
 def _listing(folder: Path) -> dict[str, int]:

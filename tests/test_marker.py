@@ -5,18 +5,20 @@
 from __future__ import annotations
 
 import pickle
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from bundle_copies import BUNDLE, needs_weights, tiny_bundle
-from networks import ensemble, generator
+from bundle_copies import BUNDLE, MODALITIES, VICTIMS, needs_weights, tiny_bundle
+from networks import ensemble, generator, pictures
 
 from monai_miadmark import marker as marker_module
 from monai_miadmark.image import Bounds, StoredImage, Window
 from monai_miadmark.keys import generate_identity
-from monai_miadmark.marker import EnsembleMarker, bundle_root, load_config, load_marker
+from monai_miadmark.marker import BundleMarker, EnsembleMarker, bundle_root, load_config, load_marker
 from monai_miadmark.options import PRESETS, ProtectOptions
 from monai_miadmark.perturbers import GeneratorPerturber, GradientPerturber
 from monai_miadmark.pipeline import protect_image, restore_image
@@ -28,65 +30,148 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def marker(root: Path) -> EnsembleMarker:
+def marker(root: Path) -> BundleMarker:
     return load_marker(root)
 
 
-def test_presets_choose_the_perturber(marker: EnsembleMarker) -> None:
-    assert marker.perturber(PRESETS["subtle"]) is marker.generator
-    for name in ("standard", "strong"):
-        perturber = marker.perturber(PRESETS[name])
-        assert isinstance(perturber, GradientPerturber)
-        assert perturber.steps == PRESETS[name].steps and perturber.start is marker.generator
-        assert perturber.ensemble is marker.ensemble
+def names(marker: EnsembleMarker) -> list[str]:
+    return [member.name for member in marker.ensemble.members]
 
 
-def test_networks_are_frozen(marker: EnsembleMarker) -> None:
-    for network in (marker.ensemble, marker.generator.generator):
-        assert not any(module.training for module in network.modules())
-        assert not any(parameter.requires_grad for parameter in network.parameters())
+class TestEnsembleMarker:
+    def test_presets_choose_the_perturber(self) -> None:
+        made = GeneratorPerturber(generator())
+        own = EnsembleMarker(lambda: made, ensemble())
+        assert own.perturber(PRESETS["subtle"]) is made
+        for name in ("standard", "strong"):
+            perturber = own.perturber(PRESETS[name])
+            assert isinstance(perturber, GradientPerturber)
+            assert perturber.steps == PRESETS[name].steps and perturber.ensemble is own.ensemble
+
+    def test_the_generator_is_made_when_it_is_needed(self) -> None:
+        def refuse() -> GeneratorPerturber:
+            raise AssertionError("not needed")
+
+        EnsembleMarker(refuse, ensemble()).perturber(PRESETS["standard"])
+
+    def test_without_a_generator_presets_without_steps_are_refused(self) -> None:
+        own = EnsembleMarker(None, ensemble())
+        with pytest.raises(ValueError, match="needs a generator"):
+            own.perturber(PRESETS["subtle"])
+        assert isinstance(own.perturber(PRESETS["standard"]), GradientPerturber)
+
+    def test_is_its_own_specialist(self) -> None:
+        own = EnsembleMarker(None, ensemble())
+        assert own.specialist("auto", pictures()) is own.specialist("skin", pictures()) is own
+        assert own.critic.ensemble is own.ensemble
+
+    def test_repr_tells_the_members(self) -> None:
+        assert repr(EnsembleMarker(None, ensemble())) == "EnsembleMarker(members=['tiny0', 'tiny1'], device='cpu')"
 
 
-def test_repr_tells_the_members(marker: EnsembleMarker) -> None:
-    assert repr(marker) == "EnsembleMarker(members=['resnet', 'plain', 'densenet'], device='cpu')"
-    own = EnsembleMarker(GeneratorPerturber(generator()), ensemble())
-    assert repr(own) == "EnsembleMarker(members=['tiny0', 'tiny1'], device='cpu')"
+class TestBundleMarker:
+    def test_has_an_ensemble_for_each_modality(self, marker: BundleMarker) -> None:
+        assert marker.modalities == list(MODALITIES)
+        for modality, classes in zip(MODALITIES, (4, 4, 7), strict=True):
+            specialist = marker.specialist(modality, pictures())
+            assert names(specialist) == list(VICTIMS) and specialist is marker.specialist(modality, pictures())
+            with torch.inference_mode():
+                assert all(z.shape == (1, classes) for z in specialist.ensemble(torch.zeros(1, 3, 32, 32)))
+
+    def test_all_share_one_generator(self, marker: BundleMarker) -> None:
+        made = [marker.specialist(modality, pictures()).perturber(PRESETS["subtle"]) for modality in MODALITIES]
+        assert all(perturber is marker.generator for perturber in made)
+
+    def test_networks_are_frozen(self, marker: BundleMarker) -> None:
+        for network in (marker.specialist("skin", pictures()).ensemble, marker.generator.generator, marker._router):
+            assert not any(module.training for module in network.modules())
+            assert not any(parameter.requires_grad for parameter in network.parameters())
+
+    def test_an_unknown_modality_is_refused(self, marker: BundleMarker) -> None:
+        with pytest.raises(ValueError, match="auto or one of brain_mri, fundus, skin, not 'knee'"):
+            marker.specialist("knee", pictures())
+
+    def test_repr_tells_the_modalities(self, marker: BundleMarker) -> None:
+        assert repr(marker) == "BundleMarker(modalities=['brain_mri', 'fundus', 'skin'], device='cpu')"
+
+    def test_architectures_can_be_left_out(self, root: Path) -> None:
+        left = load_marker(root, "cpu", exclude=("plain",)).specialist("fundus", pictures())
+        assert names(left) == ["resnet", "densenet", "efficientnet"]
+
+    def test_the_generator_goes_with_what_it_was_trained_against(self, root: Path) -> None:
+        met = load_marker(root, exclude=("plain",)).specialist("fundus", pictures())
+        with pytest.raises(ValueError, match="needs a generator"):
+            met.perturber(PRESETS["subtle"])
+        strange = load_marker(root, exclude=("efficientnet",)).specialist("fundus", pictures())
+        assert isinstance(strange.perturber(PRESETS["subtle"]), GeneratorPerturber)
+
+    @pytest.mark.parametrize(("channels", "modality"), [(1, "brain_mri"), (3, "skin")])
+    def test_protects_and_restores(self, marker: BundleMarker, channels: int, modality: str) -> None:
+        rng = np.random.default_rng(0)
+        values = (80 + 60 * rng.random((1, 40, 36, channels))).astype(np.uint8)
+        image, alice = StoredImage(values, Bounds(0, 255), Window(0, 255)), generate_identity("x25519")
+        short = replace(PRESETS["standard"], steps=2)
+        for options in (ProtectOptions("subtle", modality=modality), ProtectOptions(short, "invisible")):
+            protected, envelope = protect_image(image, [alice.recipient], marker, options)
+            assert (protected != values).mean() > 0.3
+            assert np.array_equal(restore_image(protected, envelope, [alice]), values)
+
+    def test_loading_twice_gives_the_same_weights(self, root: Path, marker: BundleMarker) -> None:
+        again = load_marker(str(root), torch.device("cpu"))
+        pairs = [(marker.generator.generator, again.generator.generator)]
+        pairs.append((marker.specialist("skin", pictures()).ensemble, again.specialist("skin", pictures()).ensemble))
+        for one, other in pairs:
+            assert all(
+                torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+            )
+
+    def test_loading_touches_no_random_state(self, root: Path) -> None:
+        torch.manual_seed(0)
+        numpy_state, torch_state = np.random.get_state()[1].copy(), torch.get_rng_state()
+        load_marker(root).specialist("brain_mri", pictures())
+        assert np.array_equal(numpy_state, np.random.get_state()[1])
+        assert torch.equal(torch_state, torch.get_rng_state())
 
 
-def test_members_can_be_left_out(root: Path) -> None:
-    left = load_marker(root, "cpu", exclude=("plain",))
-    assert [member.name for member in left.ensemble.members] == ["resnet", "densenet"]
+class TestRecognition:
+    @pytest.fixture
+    def own(self, root: Path) -> BundleMarker:
+        return load_marker(root)
 
+    @staticmethod
+    def prefer(marker: BundleMarker, *scores: float) -> None:
+        """Let the router say this of every image."""
+        marker._router.forward = lambda images: torch.tensor([scores]).repeat(len(images), 1)
 
-def test_protects_and_restores(marker: EnsembleMarker) -> None:
-    rng = np.random.default_rng(0)
-    values = (80 + 60 * rng.random((1, 40, 36, 1))).astype(np.uint8)
-    image, alice = StoredImage(values, Bounds(0, 255), Window(0, 255)), generate_identity("x25519")
-    for preset in ("subtle", "standard"):
-        protected, envelope = protect_image(image, [alice.recipient], marker, ProtectOptions(preset))
-        assert (protected != values).mean() > 0.3
-        assert np.array_equal(restore_image(protected, envelope, [alice]), values)
+    def test_gray_images_are_of_the_only_gray_modality(self, own: BundleMarker) -> None:
+        self.prefer(own, -9.0, 9.0, 9.0)
+        assert own.recognize(pictures()) == "brain_mri"
+        assert own.specialist("auto", pictures()) is own.specialist("brain_mri", pictures())
 
+    def test_the_router_chooses_among_colors(self, own: BundleMarker) -> None:
+        for scores, expected in (((9.0, 1.0, 0.0), "fundus"), ((9.0, 0.0, 1.0), "skin")):
+            self.prefer(own, *scores)
+            assert own.recognize(pictures(channels=3)) == expected
 
-def test_loading_twice_gives_the_same_weights(root: Path, marker: EnsembleMarker) -> None:
-    again = load_marker(str(root), torch.device("cpu"))
-    for one, other in ((marker.ensemble, again.ensemble), (marker.generator.generator, again.generator.generator)):
-        assert all(
-            torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
-        )
+    def test_a_stack_is_judged_as_a_whole(self, own: BundleMarker) -> None:
+        own._router.forward = lambda images: torch.tensor([[0, 3.0, 0], [0, 0, 1.0], [0, 0, 1.0]])
+        assert own.recognize(pictures(3, channels=3)) == "fundus"
 
+    def test_other_numbers_of_channels_count_as_gray(self, own: BundleMarker) -> None:
+        assert own.recognize(pictures(channels=2)) == "brain_mri"
+        own.modes = {"brain_mri": "L", "fundus": "L", "skin": "RGB"}
+        assert own.recognize(pictures(channels=2)) in ("brain_mri", "fundus")
 
-def test_loading_touches_no_random_state(root: Path) -> None:
-    torch.manual_seed(0)
-    numpy_state = np.random.get_state()[1].copy()
-    load_marker(root)
-    assert np.array_equal(numpy_state, np.random.get_state()[1])
+    def test_where_none_fits_all_are_asked(self, own: BundleMarker) -> None:
+        own.modes = dict.fromkeys(MODALITIES, "RGB")
+        self.prefer(own, 0.0, 0.0, 1.0)
+        assert own.recognize(pictures()) == "skin"
 
 
 class TestWeights:
     @pytest.fixture
-    def own(self, tmp_path: Path) -> Path:
-        return tiny_bundle(tmp_path, weights=True)
+    def own(self, root: Path, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(root, tmp_path / "own"))
 
     def test_a_changed_file_is_refused(self, own: Path) -> None:
         path = own / "models" / "brain_mri_plain.pt"
@@ -94,6 +179,12 @@ class TestWeights:
         data[-100] ^= 1
         path.write_bytes(bytes(data))
         with pytest.raises(ValueError, match=r"brain_mri_plain\.pt do not have the SHA-256"):
+            load_marker(own).specialist("brain_mri", pictures())
+        load_marker(own).specialist("fundus", pictures())  # of which nothing was changed
+
+    def test_the_router_is_checked_first(self, own: Path) -> None:
+        (own / "models" / "router.pt").write_bytes(b"other")
+        with pytest.raises(ValueError, match=r"router\.pt do not have the SHA-256"):
             load_marker(own)
 
     def test_nothing_is_unpickled_before_the_check(self, own: Path, tmp_path: Path) -> None:
@@ -103,13 +194,20 @@ class TestWeights:
 
         (own / "models" / "model.pt").write_bytes(pickle.dumps(Evil()))
         with pytest.raises(ValueError, match="SHA-256"):
-            load_marker(own)
+            _ = load_marker(own).generator
         assert not (tmp_path / "was_here").exists()
 
-    def test_a_missing_file_is_named(self, own: Path) -> None:
-        (own / "models" / "model.pt").unlink()
-        with pytest.raises(FileNotFoundError, match=r"model\.pt"):
+    def test_a_missing_file_is_named(self, root: Path, own: Path) -> None:
+        for name in ("model.pt", "skin_resnet.pt", "router.pt"):
+            (own / "models" / name).unlink()
+        with pytest.raises(FileNotFoundError, match=r"router\.pt"):
             load_marker(own)
+        shutil.copy(root / "models" / "router.pt", own / "models")
+        loaded = load_marker(own)
+        with pytest.raises(FileNotFoundError, match=r"model\.pt"):
+            _ = loaded.generator
+        with pytest.raises(FileNotFoundError, match=r"skin_resnet\.pt"):
+            loaded.specialist("skin", pictures())
 
     def test_the_list_must_be_there(self, own: Path) -> None:
         (own / "models" / "SHA256SUMS").unlink()
@@ -145,11 +243,11 @@ class TestBundleRoot:
 
 @needs_weights
 @pytest.mark.slow
-def test_the_shipped_marker_marks() -> None:
-    shipped = load_marker()
-    rng = np.random.default_rng(0)
-    images = rng.random((1, 1, 64, 64)).astype(np.float32)
-    field = shipped.perturber(PRESETS["subtle"]).perturb(
+@pytest.mark.parametrize(("channels", "modality"), [(1, "brain_mri"), (3, "skin")])
+def test_the_shipped_marker_marks(channels: int, modality: str) -> None:
+    specialist = load_marker().specialist(modality, pictures())
+    images = np.random.default_rng(0).random((1, channels, 64, 64)).astype(np.float32)
+    field = specialist.perturber(PRESETS["subtle"]).perturb(
         images, images, np.full((1, 1, 64, 64), 0.05, np.float32), bytes(32)
     )
-    assert field.shape == (1, 1, 64, 64) and np.abs(field).mean() > 0.1
+    assert field.shape == (1, channels, 64, 64) and np.abs(field).mean() > 0.1
