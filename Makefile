@@ -12,7 +12,9 @@ PYTEST_ARGS ?=
 
 BUNDLE := bundles/miadmark
 RUN := $(abspath $(BIN))/python -m monai.bundle run --bundle_root . --config_file
-EVALUATE := $(RUN) "['configs/networks.yaml','configs/evaluate.yaml']"
+NETWORKS := 'configs/networks.yaml'
+EVALUATION := $(NETWORKS),'configs/evaluate.yaml'
+MODALITIES := brain_mri fundus skin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup venv demo test lint format types unit train results clean
@@ -28,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
 	$(PIP) hatchling
-	$(PIP) --no-build-isolation -e '.[dev,demo,heldout]'
+	$(PIP) --no-build-isolation -e '.[dev,demo,pretrained,evaluation]'
 	touch $@
 
 demo: $(STAMP) ## protect and restore real images, with a picture of it
@@ -51,19 +53,25 @@ types: $(STAMP) ## mypy
 unit: $(STAMP) ## pytest; PYTEST_ARGS="-k record" for a part
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
-train: $(STAMP) ## train classifiers and generator anew (hours; images in MIADMARK_DATA or ../shared/data)
-	cd $(BUNDLE) && for name in resnet densenet plain seresnext; do \
-	  $(RUN) "['configs/networks.yaml','configs/train_surrogate.yaml']" --architecture $$name || exit 1; done
-	cd $(BUNDLE) && $(RUN) "['configs/networks.yaml','configs/train_surrogate.yaml','configs/pretrained.yaml']"
-	cd $(BUNDLE) && $(RUN) "['configs/networks.yaml','configs/train.yaml']"
+train: $(STAMP) ## train classifiers, router and generator anew (hours; images in MIADMARK_DATA or ../shared/data)
+	cd $(BUNDLE) && set -e && for set in $(MODALITIES); do \
+	  for name in resnet densenet plain; do \
+	    $(RUN) "[$(NETWORKS),'configs/train_surrogate.yaml']" --dataset $$set --architecture $$name; done; \
+	  $(RUN) "[$(NETWORKS),'configs/train_surrogate.yaml','configs/pretrained.yaml']" --dataset $$set; \
+	  $(RUN) "[$(NETWORKS),'configs/train_segmenter.yaml']" --dataset $$set; done
+	cd $(BUNDLE) && $(RUN) "[$(NETWORKS),'configs/train_router.yaml']"
+	cd $(BUNDLE) && $(RUN) "[$(NETWORKS),'configs/train.yaml']"
 	cd $(BUNDLE)/models && sha256sum *.pt > SHA256SUMS
 
-results: $(STAMP) ## measure on the val images what docs/results.md reports (long)
-	cd $(BUNDLE) && $(EVALUATE)
-	cd $(BUNDLE) && $(EVALUATE) --preset subtle
-	cd $(BUNDLE) && $(EVALUATE) --style invisible --limit 20
-	cd $(BUNDLE) && $(EVALUATE) --region_budget 0 --limit 20 --stem eval/brain_mri_val_standard_visible_hard
-	cd $(BUNDLE) && $(EVALUATE) --preset strong --limit 10
+results: $(STAMP) ## measure on the val images what docs/results.md reports (long); tables in eval/results/tables.md
+	cd $(BUNDLE) && set -e && for set in $(MODALITIES); do \
+	  $(RUN) "[$(EVALUATION)]" --dataset $$set; \
+	  $(RUN) "[$(EVALUATION)]" --dataset $$set --preset subtle; \
+	  $(RUN) "[$(EVALUATION)]" --dataset $$set --preset strong; \
+	  $(RUN) "[$(EVALUATION)]" --dataset $$set --style invisible; \
+	  $(RUN) "[$(EVALUATION)]" --dataset $$set --region_budget 0; \
+	  for name in attack peers segment; do \
+	    $(RUN) "[$(EVALUATION),'configs/$$name.yaml']" --dataset $$set; done; done
 
 clean: ## remove .venv and all that tools left
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
