@@ -68,6 +68,7 @@ results: $(STAMP) ## measure on the val images what docs/results.md reports (lon
 	  $(RUN) "[$(EVALUATION)]" --dataset $$set; \
 	  $(RUN) "[$(EVALUATION)]" --dataset $$set --preset subtle; \
 	  $(RUN) "[$(EVALUATION)]" --dataset $$set --preset strong; \
+	  $(RUN) "[$(EVALUATION)]" --dataset $$set --preset fast; \
 	  $(RUN) "[$(EVALUATION)]" --dataset $$set --style invisible; \
 	  $(RUN) "[$(EVALUATION)]" --dataset $$set --region_budget 0; \
 	  for name in attack peers segment; do \

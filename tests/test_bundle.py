@@ -292,16 +292,16 @@ class TestRuns:
     def test_evaluation(self, tmp_path: Path) -> None:
         """A data set of its own colors; results and tables below ``eval``, sets kept for the next question."""
         root = tiny_bundle(tmp_path, weights=True)
-        options = {"dataset": "fundus", "preset": "subtle", "section": "val", "limit": 1}
+        options = {"dataset": "fundus", "preset": "fast", "section": "val", "limit": 1}
         self.run(root, "evaluate.yaml", **options)
         (result,) = self.results(root / "eval")
         assert (result["dataset"], result["section"], result["images"]) == ("fundus", "val", 4)
-        assert result["title"] == "subtle, visible, soft" and result["figures"]["restored_identical"] == 1
+        assert result["title"] == "fast, visible, soft" and result["figures"]["restored_identical"] == 1
         white = [row["victim"] for row in result["rows"] if row["setting"] == "white box"]
         assert white == list(VICTIMS)
         removers = {row["remover"] for row in result["rows"] if row["setting"] == "black box"}
         assert removers == {"", *FILTERS}
-        assert "### subtle, visible, soft" in (root / "eval" / "results" / "tables.md").read_text()
+        assert "### fast, visible, soft" in (root / "eval" / "results" / "tables.md").read_text()
         sets = {path.name: path.stat().st_mtime_ns for path in (root / "eval" / "sets").iterdir()}
         assert len(sets) == 2  # with the whole ensemble, and without the one model that the generator never met
         self.run(root, "evaluate.yaml", run_id="evaluate", filters={}, **options)
@@ -309,21 +309,21 @@ class TestRuns:
 
     def test_evaluation_takes_its_options(self, tmp_path: Path) -> None:
         root = tiny_bundle(tmp_path, weights=True)
-        options = {"preset": "subtle", "style": "invisible", "section": "tune", "region": "none", "limit": 1}
+        options = {"preset": "fast", "style": "invisible", "section": "tune", "region": "none", "limit": 1}
         self.run(root, "evaluate.yaml", **options, seed=3, filters={}, output_dir="$Path('out')")
         (result,) = self.results(tmp_path / "out")
-        assert result["title"] == "subtle, invisible, none" and result["section"] == "tune"
-        assert (tmp_path / "out" / "results" / "brain_mri_tune_subtle_invisible_none.json").is_file()
+        assert result["title"] == "fast, invisible, none" and result["section"] == "tune"
+        assert (tmp_path / "out" / "results" / "brain_mri_tune_fast_invisible_none.json").is_file()
         assert not (root / "eval").exists()
 
     @pytest.mark.slow
     def test_attack_and_peers(self, tmp_path: Path) -> None:
         root = tiny_bundle(tmp_path, weights=True)
-        options = {"preset": "subtle", "style": "invisible", "region": "none", "limit": 1}
+        options = {"preset": "fast", "style": "invisible", "region": "none", "limit": 1}
         effort = {f"effort#{name}": 1 for name in ("remover", "decomposition", "denoiser", "fine_tune")}
         self.run(root, "evaluate.yaml", "attack.yaml", run_id="attack", pairs=1, **effort, **options)
         (result,) = self.results(root / "eval")
-        assert result["title"] == "subtle, invisible, none, learned attacks"
+        assert result["title"] == "fast, invisible, none, learned attacks"
         assert [row["remover"] for row in result["rows"]][-1] == FINE_TUNED
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(peer_study, "PEERS", {"random signs": PEERS["random signs"]})

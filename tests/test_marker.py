@@ -42,8 +42,8 @@ class TestEnsembleMarker:
     def test_presets_choose_the_perturber(self) -> None:
         made = GeneratorPerturber(generator())
         own = EnsembleMarker(lambda: made, ensemble())
-        assert own.perturber(PRESETS["subtle"]) is made
-        for name in ("standard", "strong"):
+        assert own.perturber(PRESETS["fast"]) is made
+        for name in ("subtle", "standard", "strong"):
             perturber = own.perturber(PRESETS[name])
             assert isinstance(perturber, GradientPerturber)
             assert perturber.steps == PRESETS[name].steps and perturber.ensemble is own.ensemble
@@ -57,7 +57,7 @@ class TestEnsembleMarker:
     def test_without_a_generator_presets_without_steps_are_refused(self) -> None:
         own = EnsembleMarker(None, ensemble())
         with pytest.raises(ValueError, match="needs a generator"):
-            own.perturber(PRESETS["subtle"])
+            own.perturber(PRESETS["fast"])
         assert isinstance(own.perturber(PRESETS["standard"]), GradientPerturber)
 
     def test_is_its_own_specialist(self) -> None:
@@ -79,7 +79,7 @@ class TestBundleMarker:
                 assert all(z.shape == (1, classes) for z in specialist.ensemble(torch.zeros(1, 3, 32, 32)))
 
     def test_all_share_one_generator(self, marker: BundleMarker) -> None:
-        made = [marker.specialist(modality, pictures()).perturber(PRESETS["subtle"]) for modality in MODALITIES]
+        made = [marker.specialist(modality, pictures()).perturber(PRESETS["fast"]) for modality in MODALITIES]
         assert all(perturber is marker.generator for perturber in made)
 
     def test_networks_are_frozen(self, marker: BundleMarker) -> None:
@@ -101,9 +101,9 @@ class TestBundleMarker:
     def test_the_generator_goes_with_what_it_was_trained_against(self, root: Path) -> None:
         met = load_marker(root, exclude=("plain",)).specialist("fundus", pictures())
         with pytest.raises(ValueError, match="needs a generator"):
-            met.perturber(PRESETS["subtle"])
+            met.perturber(PRESETS["fast"])
         strange = load_marker(root, exclude=("efficientnet",)).specialist("fundus", pictures())
-        assert isinstance(strange.perturber(PRESETS["subtle"]), GeneratorPerturber)
+        assert isinstance(strange.perturber(PRESETS["fast"]), GeneratorPerturber)
 
     @pytest.mark.parametrize(("channels", "modality"), [(1, "brain_mri"), (3, "skin")])
     def test_protects_and_restores(self, marker: BundleMarker, channels: int, modality: str) -> None:
@@ -111,7 +111,7 @@ class TestBundleMarker:
         values = (80 + 60 * rng.random((1, 40, 36, channels))).astype(np.uint8)
         image, alice = StoredImage(values, Bounds(0, 255), Window(0, 255)), generate_identity("x25519")
         short = replace(PRESETS["standard"], steps=2)
-        for options in (ProtectOptions("subtle", modality=modality), ProtectOptions(short, "invisible")):
+        for options in (ProtectOptions("fast", modality=modality), ProtectOptions(short, "invisible")):
             protected, envelope = protect_image(image, [alice.recipient], marker, options)
             assert (protected != values).mean() > 0.3
             assert np.array_equal(restore_image(protected, envelope, [alice]), values)
@@ -247,7 +247,7 @@ class TestBundleRoot:
 def test_the_shipped_marker_marks(channels: int, modality: str) -> None:
     specialist = load_marker().specialist(modality, pictures())
     images = np.random.default_rng(0).random((1, channels, 64, 64)).astype(np.float32)
-    field = specialist.perturber(PRESETS["subtle"]).perturb(
+    field = specialist.perturber(PRESETS["fast"]).perturb(
         images, images, np.full((1, 1, 64, 64), 0.05, np.float32), bytes(32)
     )
     assert field.shape == (1, channels, 64, 64) and np.abs(field).mean() > 0.1

@@ -140,7 +140,7 @@ def test_rows_of_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     study = Study(
         root,
         "brain_mri",
-        ProtectOptions("subtle", modality="brain_mri"),
+        ProtectOptions("fast", modality="brain_mri"),
         limit=1,
         make_marker=lambda exclude: NoiseMarker(),
         cache=tmp_path / "sets",
