@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ MASK = np.zeros((4, 5), bool)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"preset": "extreme"}, "preset must be one of subtle, standard, strong, not 'extreme'"),
+        ({"preset": "extreme"}, "preset must be one of subtle, standard, strong, fast, not 'extreme'"),
         ({"style": "loud"}, "style must be visible or invisible, not 'loud'"),
         ({"region": "box"}, "region must be auto, none or a mask, not 'box'"),
         ({"region": MASK.astype(np.uint8)}, "a region mask is bool"),
@@ -61,13 +62,18 @@ def test_region_budget(region: Any, budget: float | None, effective: float) -> N
 
 def test_presets_grow_in_strength() -> None:
     order = [PRESETS[name] for name in ("subtle", "standard", "strong")]
-    assert set(PRESETS) == {"subtle", "standard", "strong"}
+    assert set(PRESETS) == {"subtle", "standard", "strong", "fast"}
     for weak, strong in itertools.pairwise(order):
         assert weak.visibility.psnr > strong.visibility.psnr and weak.visibility.ssim > strong.visibility.ssim
         assert weak.steps < strong.steps and weak.logo_area < strong.logo_area
         assert weak.opacity < strong.opacity and weak.footprint < strong.footprint
-    assert all(256 * preset.opacity <= MAX_OPACITY for preset in order)
+    assert all(256 * preset.opacity <= MAX_OPACITY for preset in PRESETS.values())
     assert ProtectOptions().preset == "standard"
+
+
+def test_fast_is_standard_by_the_generator_alone() -> None:
+    assert PRESETS["fast"] == replace(PRESETS["standard"], steps=0)
+    assert all(preset.steps > 0 for name, preset in PRESETS.items() if name != "fast")
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import ensemble, flat_budget, generator, pictures
+from networks import SIDE, ensemble, flat_budget, generator, pictures
 
 from monai_miadmark import perturbers
 from monai_miadmark.diversity import InputDiversity
@@ -25,7 +25,7 @@ from monai_miadmark.perturbers import (
     latent_tensor,
     random_generator,
 )
-from monai_miadmark.surrogates import SurrogateEnsemble
+from monai_miadmark.surrogates import Surrogate, SurrogateEnsemble
 
 LATENT, OTHER = b"a" * 32, b"b" * 32
 
@@ -199,6 +199,44 @@ class TestGradientSteps:
         start = by_generator()
         stayed = by_gradient(start=start, mix=(0.0, 0.0)).perturb(*given, LATENT)
         assert np.array_equal(stayed, start.perturb(*given, LATENT))
+
+    @pytest.mark.parametrize(("asked", "each"), [(None, [6, 6, 6]), (2, [4, 4, 4]), (1, [2, 2, 2]), (7, [6, 6, 6])])
+    def test_surrogates_take_turns(self, asked: int | None, each: list[int]) -> None:
+        group, counts = ensemble(3), [0, 0, 0]
+        made = GradientPerturber(group, 6, diversity=None, members_per_step=asked)
+        posterior = group.posterior  # asks all of them once
+        group.posterior = lambda images: (posterior(images), counts.__setitem__(slice(None), [0, 0, 0]))[0]
+
+        def count(number: int) -> Callable[..., None]:
+            def called(*arguments: Any) -> None:
+                counts[number] += 1
+
+            return called
+
+        for number, member in enumerate(group.members):
+            member.register_forward_hook(count(number))
+        made.perturb(pictures(), pictures(), flat_budget(), LATENT)
+        assert counts == each
+
+    def test_the_scale_of_logits_gives_no_surrogate_more_say(self) -> None:
+        class Loud(torch.nn.Module):
+            def __init__(self, network: torch.nn.Module) -> None:
+                super().__init__()
+                self.network = network
+
+            def forward(self, images: torch.Tensor) -> torch.Tensor:
+                logits: torch.Tensor = 0.5 * self.network(images)
+                return logits
+
+        given = pictures(), pictures(), flat_budget()
+        plain = ensemble()
+        quiet = SurrogateEnsemble([plain.members[0], Surrogate(Loud(plain.members[1].network), "quiet", SIDE)])
+        fields = []
+        for group in (plain, quiet):
+            # The classes that may be right must be the same: half the logits would make the posterior flatter.
+            group.posterior = lambda images: torch.tensor([[0.8, 0.19, 0.01]]).repeat(len(images), 1)
+            fields.append(GradientPerturber(group, 2, diversity=None).perturb(*given, LATENT))
+        assert (fields[0] == fields[1]).mean() > 0.99
 
     def test_diversity_is_optional(self) -> None:
         plain = by_gradient(diversity=None).perturb(pictures(), pictures(), flat_budget(), LATENT)
