@@ -279,7 +279,7 @@ class TestRuns:
         root = tiny_bundle(tmp_path, weights=True)
         self.run(root, "train.yaml", epochs=1, steps_per_epoch=2, images_per_step=2)
         assert (root / "models" / "model.pt").is_file()
-        assert any(path.name.startswith("generator_") for path in (root / "eval").iterdir())
+        assert any(path.name.startswith("generator_") for path in (root / "eval" / "generator").iterdir())
 
         # The same command again goes on: here there is nothing left to do, with two epochs one more.
         weights = (root / "models" / "model.pt").read_bytes()

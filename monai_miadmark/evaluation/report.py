@@ -145,6 +145,7 @@ _COSTS = {
     "time an image": ("seconds", "{:.2f} s"),
 }
 
+
 def _dice_table(found: Sequence[Row]) -> str:
     """Data sets down: what is segmented and the Dice coefficients."""
     versions = ("clean", "protected", "restored")
