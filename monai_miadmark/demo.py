@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the demo; 0 if every image came back byte for byte."""
     parser = argparse.ArgumentParser(prog="python -m monai_miadmark.demo", description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("demo-output"), help="folder for all that is made")
-    parser.add_argument("--preset", default="standard", help="subtle, standard or strong")
+    parser.add_argument("--preset", default="standard", help="subtle, standard, strong or fast")
     args = parser.parse_args(arguments)
     torch.manual_seed(0)
     identity = generate_identity()
