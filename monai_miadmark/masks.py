@@ -29,7 +29,7 @@ def read_mask(data: bytes, name: str, source: bytes, source_name: str) -> NDArra
     """Region of an image from a mask file; whatever is not zero is inside.
 
     Args:
-        data: the mask: a PNG (one slice), a NIfTI-1 file (for a NIfTI image, same orientation) or a ``.npy`` array
+        data: the mask: a PNG (one slice), a NIfTI file (for a NIfTI image, same orientation) or a ``.npy`` array
             ``(H, W)``, ``(N, H, W)`` or ``(N, H, W, 1)``.
         name: its name, for messages.
         source: the image file that the region lies in.
@@ -97,15 +97,15 @@ def _from_nifti(data: bytes, name: str, source: bytes, source_name: str) -> NDAr
         if data[:2] == b"\x1f\x8b":
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
                 data = stream.read(_MAX_BYTES)
-        label: Any = nib.Nifti1Image.from_bytes(data)
+        label: Any = (nib.Nifti2Image if data[4:7] == b"n+2" else nib.Nifti1Image).from_bytes(data)
         samples = np.asanyarray(label.dataobj)
         header = label.header.copy()
     except (OSError, EOFError, zlib.error, ValueError, ImageFileError) as error:
-        raise ValueError(f"mask {name} is not a readable NIfTI-1 file") from error
+        raise ValueError(f"mask {name} is not a readable NIfTI file") from error
     # Tools write labels as int64 or float64 too; as bytes of 0 and 1 they are of a type that images may have.
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
-    return read_label(nib.Nifti1Image((samples != 0).astype(np.uint8), None, header).to_bytes(), shell)
+    return read_label(type(label)((samples != 0).astype(np.uint8), None, header).to_bytes(), shell)
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -337,13 +337,14 @@ class TestMask:
         data = (tmp_path / "mask.png").read_bytes()
         assert (read_mask(data, "mask.png", samples.png(), "a.png") == mask).all()
 
+    @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
     @pytest.mark.parametrize("dtype", ["uint8", "int64", "float64"])
-    def test_nifti_label(self, dtype: str) -> None:
+    def test_nifti_label(self, dtype: str, kind: Any) -> None:
         label = np.zeros((40, 48, 3), dtype)
         label[5:9, 20:30, 1] = 3
         header = nib.Nifti1Image.from_bytes(samples.nifti()).header
         affine = header.get_best_affine()
-        data = nib.Nifti1Image(label, affine, dtype=dtype).to_bytes()
+        data = kind(label, affine, dtype=dtype).to_bytes()
         mask = read_mask(data, "label.nii", samples.nifti(), "t1.nii")
         image = np.asarray(nib.Nifti1Image.from_bytes(samples.nifti()).dataobj).astype(np.int16)
         stored = carrier_for(samples.nifti(), "a").open_source(samples.nifti(), "a").image.values[..., 0]

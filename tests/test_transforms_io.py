@@ -70,6 +70,13 @@ def four_dimensions() -> bytes:
     return data
 
 
+def nifti_2() -> bytes:
+    """float64 NIfTI-2 of shape (12, 10, 3), whose samples float32 cannot hold."""
+    values = np.random.default_rng(2).normal(0, 100, (12, 10, 3))
+    data: bytes = nib.Nifti2Image(values, np.diag([-1.0, -1, 2, 1])).to_bytes()
+    return data
+
+
 def pydicom_file(name: str) -> bytes:
     path = pydicom.data.get_testdata_file(name, download=False)
     assert isinstance(path, str)
@@ -90,6 +97,7 @@ FILES: dict[str, Any] = {
     "volume.nii": samples.nifti,
     "scaled.nii.gz": scaled_nifti,
     "functional.nii": four_dimensions,
+    "second.nii": nifti_2,
     "gray.png": lambda: raster("PNG", 1),
     "color.png": lambda: raster("PNG", 3),
     "gray.jpg": lambda: raster("JPEG", 1),

@@ -72,7 +72,7 @@ class _Opened:
 
 
 class MIADMarkReader(ImageReader):
-    """Reads protected DICOM, NIfTI-1 and PNG files as if they had never been protected.
+    """Reads protected DICOM, NIfTI and PNG files as if they had never been protected.
 
     Use it as ``LoadImage(reader=MIADMarkReader("alice.key"))``: values, type, affine and meta data are those that
     MONAI's own reader (PydicomReader, NibabelReader or PILReader) gives for the original file; only the file name is
@@ -223,7 +223,8 @@ class MIADMarkReader(ImageReader):
         reader = self._delegate(kind)
         if kind == "nifti":
             plain = gzip.decompress(data) if data.startswith(_GZIP) else data
-            return correct_nifti_header_if_necessary(nib.Nifti1Image.from_bytes(plain))
+            image = nib.Nifti2Image if plain[4:7] == b"n+2" else nib.Nifti1Image
+            return correct_nifti_header_if_necessary(image.from_bytes(plain))
         if kind == "dicom":
             return pydicom.dcmread(io.BytesIO(data), **{**reader.kwargs, **kwargs})
         picture = Image.open(io.BytesIO(data), **{**reader.kwargs, **kwargs})

@@ -1,0 +1,227 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""Headers of NIfTI-1 and NIfTI-2 single files: what is needed to find, understand and turn their samples.
+
+Layouts: https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h and
+https://nifti.nimh.nih.gov/pub/dist/doc/nifti2.h
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from monai_miadmark.errors import TamperedError, UnsupportedImageError
+from monai_miadmark.formats.base import MAX_FILE_BYTES, SampleLayout
+
+__all__ = ["HEAD_BYTES", "Fields", "NiftiHeader", "is_nifti", "parse_header", "with_offset"]
+
+_RGB24 = 128
+_CODES = {
+    2: "uint8",
+    256: "int8",
+    4: "int16",
+    512: "uint16",
+    8: "int32",
+    768: "uint32",
+    1024: "int64",
+    1280: "uint64",
+    16: "float32",
+    64: "float64",
+    _RGB24: "uint8",
+}
+_REFUSED = {
+    0: "of unknown data type",
+    1: "1-bit",
+    32: "complex64",
+    1536: "float128",
+    1792: "complex128",
+    2048: "complex256",
+    2304: "RGBA32",
+}
+
+
+class Fields(NamedTuple):
+    """Where a version of NIfTI keeps its fields: struct codes without byte order, and byte offsets."""
+
+    version: int
+    size: int
+    dim: tuple[str, int]
+    datatype: int
+    offset: tuple[str, int]
+    scale: tuple[str, int]
+    shown: tuple[str, int]
+    forms: tuple[str, int]
+    quaternion: tuple[str, int]
+    rows: tuple[str, int]
+    intent: tuple[str, int]
+
+    @property
+    def first(self) -> int:
+        """Where extensions begin, and samples at the earliest: the header and the four bytes of its flag."""
+        return self.size + 4
+
+
+_FIELDS = (
+    Fields(
+        1, 348, ("8h", 40), 70, ("f", 108), ("2f", 112), ("2f", 124), ("2h", 252), ("3f", 256), ("4f", 280), ("h", 68)
+    ),
+    Fields(
+        2, 540, ("8q", 16), 12, ("q", 168), ("2d", 176), ("2d", 192), ("2i", 344), ("3d", 352), ("4d", 400), ("i", 504)
+    ),
+)
+
+HEAD_BYTES = 544
+"""Bytes from the start of a file that hold any header; NIfTI-1 needs fewer."""
+
+
+@dataclass(frozen=True)
+class NiftiHeader:
+    """What is read of a header.
+
+    Attributes:
+        fields: the version's layout.
+        order: byte order, ``<`` or ``>``.
+        layout: the samples as the file has them; its type may be wider than those of ``STORED_DTYPES``.
+        start: where the samples begin.
+        slope: factor from stored values to the values that are meant; not zero.
+        intercept: added to them.
+        shown: ``cal_min`` and ``cal_max``.
+    """
+
+    fields: Fields
+    order: str
+    layout: SampleLayout
+    start: int
+    slope: float
+    intercept: float
+    shown: tuple[float, float]
+
+    @property
+    def end(self) -> int:
+        """Where the samples end."""
+        return self.start + self.layout.nbytes
+
+
+def is_nifti(head: bytes) -> bool:
+    """Whether the first four bytes or more look like NIfTI-1, NIfTI-2 or ANALYZE 7.5."""
+    if len(head) < 4:
+        return False
+    sizes = {struct.unpack_from(f"{order}i", head)[0] for order in "<>"}
+    return not sizes.isdisjoint(fields.size for fields in _FIELDS)
+
+
+def parse_header(head: bytes) -> NiftiHeader:
+    """Read the first :data:`HEAD_BYTES` of a file (all of it where it is shorter), or more.
+
+    Raises:
+        UnsupportedImageError: a kind that is not supported, by name.
+        TamperedError: fields that contradict each other, or a header cut short.
+    """
+    fields, order = _version(head)
+    dim = struct.unpack_from(order + fields.dim[0], head, fields.dim[1])
+    code, bits = struct.unpack_from(f"{order}2h", head, fields.datatype)
+    (intent,) = struct.unpack_from(order + fields.intent[0], head, fields.intent[1])
+    if fields.version == 2 and 3000 <= intent < 3100:
+        raise UnsupportedImageError("CIFTI-2 (connectivity and surface data in NIfTI-2) is not supported: no image")
+    if code not in _CODES:
+        raise UnsupportedImageError(f"{_REFUSED.get(code, f'data type {code}')} NIfTI is not supported")
+    channels = 3 if code == _RGB24 else 1
+    if bits != np.dtype(_CODES[code]).itemsize * 8 * channels:
+        raise TamperedError("the NIfTI header contradicts itself (bitpix)")
+    if not 1 <= dim[0] <= 7 or min(dim[1 : dim[0] + 1]) < 1:
+        raise TamperedError("the NIfTI dimensions are damaged")
+    if dim[0] == 1 or any(length != 1 for length in dim[5 : dim[0] + 1]):
+        raise UnsupportedImageError(f"NIfTI of {dim[0]} dimensions is not supported (2, 3 and 4 are)")
+    width, height, *rest = dim[1 : min(dim[0], 4) + 1]
+    shape = (math.prod(rest), height, width, channels)
+    layout = SampleLayout(shape, _CODES[code], order == ">", flips=_flips(head, fields, order))
+    (offset,) = struct.unpack_from(order + fields.offset[0], head, fields.offset[1])
+    if not fields.first <= offset <= MAX_FILE_BYTES or offset != int(offset):
+        raise TamperedError("the NIfTI voxel offset is damaged")
+    slope, intercept = struct.unpack_from(order + fields.scale[0], head, fields.scale[1])
+    if not (math.isfinite(slope) and slope and math.isfinite(intercept)):
+        slope, intercept = 1.0, 0.0  # "if scl_slope is nonzero": otherwise stored values are the values
+    high, low = struct.unpack_from(order + fields.shown[0], head, fields.shown[1])
+    return NiftiHeader(fields, order, layout, int(offset), slope, intercept, (low, high))
+
+
+def with_offset(head: bytes, header: NiftiHeader, offset: int) -> bytes:
+    """The header's own bytes, without the extension flag, with another voxel offset.
+
+    Raises:
+        UnsupportedImageError: the version cannot name that offset.
+    """
+    fields = header.fields
+    packed = struct.pack(header.order + fields.offset[0], offset)
+    if struct.unpack(header.order + fields.offset[0], packed)[0] != offset:
+        # vox_offset of NIfTI-1 is a float32: beyond 2**28 not every multiple of 16 exists.
+        raise UnsupportedImageError("the recovery record is too large for a NIfTI header: use a sidecar")
+    changed = bytearray(head[: fields.size])
+    changed[fields.offset[1] : fields.offset[1] + len(packed)] = packed
+    return bytes(changed)
+
+
+def _version(head: bytes) -> tuple[Fields, str]:
+    """Layout and byte order, from the header's size and magic bytes."""
+    if len(head) < 4:
+        raise TamperedError("the NIfTI header is truncated")
+    for fields in _FIELDS:
+        for order in "<>":
+            if struct.unpack_from(f"{order}i", head)[0] == fields.size:
+                if len(head) < fields.size:
+                    raise TamperedError("the NIfTI header is truncated")
+                _check_magic(head, fields)
+                if len(head) < fields.first:
+                    raise TamperedError("the NIfTI header is truncated")
+                return fields, order
+    raise TamperedError("the NIfTI header size is damaged")
+
+
+def _check_magic(head: bytes, fields: Fields) -> None:
+    """Refuse headers whose samples are in another file."""
+    advice = "convert it to one .nii file first"
+    magic = head[344:348] if fields.version == 1 else head[4:12]
+    if magic.startswith((b"ni1\0", b"ni2\0")):
+        raise UnsupportedImageError(f"NIfTI as a .hdr/.img pair is not supported: {advice}")
+    if fields.version == 1 and magic != b"n+1\0":
+        raise UnsupportedImageError(f"ANALYZE 7.5 (a pair without NIfTI's magic bytes) is not supported: {advice}")
+    if fields.version == 2 and magic != b"n+2\0\r\n\x1a\n":
+        # The line ends are there to tell transfers in text mode, which damage the samples too.
+        raise TamperedError("the magic bytes of the NIfTI-2 header are damaged")
+
+
+def _flips(head: bytes, fields: Fields, order: str) -> tuple[bool, bool]:
+    """Which of the axes (rows, columns) run away from the usual radiological display.
+
+    Rows are wanted from anterior or superior downwards, columns from the patient's right or anterior rightwards, so
+    that a logo can be read and a network sees heads the way up it learned them. Plain arithmetic on the header (sform,
+    else qform), so that every machine finds the same.
+    """
+    q_code, s_code = struct.unpack_from(order + fields.forms[0], head, fields.forms[1])
+    if s_code > 0:
+        form, first = fields.rows
+        rows = [struct.unpack_from(order + form, head, first + row * struct.calcsize(form)) for row in range(3)]
+        columns = [[rows[axis][column] for axis in range(3)] for column in range(2)]
+    elif q_code > 0:
+        b, c, d = struct.unpack_from(order + fields.quaternion[0], head, fields.quaternion[1])
+        a = math.sqrt(max(0.0, 1.0 - (b * b + c * c + d * d)))
+        columns = [
+            [a * a + b * b - c * c - d * d, 2 * (b * c + a * d), 2 * (b * d - a * c)],
+            [2 * (b * c - a * d), a * a + c * c - b * b - d * d, 2 * (c * d + a * b)],
+        ]
+    else:
+        return False, False
+    # World axes run to the left-to-right R, posterior-to-anterior A, inferior-to-superior S of the patient.
+    flips = []
+    for axis, column in zip("HW", (columns[1], columns[0]), strict=True):
+        if not all(math.isfinite(value) for value in column):
+            return False, False
+        main = max(range(3), key=lambda world: abs(column[world]))
+        turned = main in ((1, 2) if axis == "H" else (0, 1))
+        flips.append(turned and column[main] > 0)
+    return flips[0], flips[1]
