@@ -75,7 +75,8 @@ class GradientPerturber:
 
     Gradients as they are and gradients smoothed over 1.5 cells (TI-FGSM, arXiv:1904.02884) are added, because different
     victims are sensitive to different frequencies. The last third of the steps sees the field as it will be stored,
-    rounded to five levels.
+    rounded to five levels. The last quarter asks all surrogates about the image as it is: what was found on views of it
+    then holds on the image itself.
 
     Args:
         ensemble: the surrogates.
@@ -88,6 +89,7 @@ class GradientPerturber:
         mix: weights of the gradients as they are and of the smoothed ones.
         members_per_step: surrogates asked in each step, in turn and in random order: as good as all of them in as many
             steps, at a fraction of the time. ``None`` for all.
+        settling: share of the steps, the last ones, in which all surrogates see the image without diversity.
         device: where it runs.
     """
 
@@ -102,6 +104,7 @@ class GradientPerturber:
         views: int = 2,
         mix: tuple[float, float] = (1.0, 1.0),
         members_per_step: int | None = 2,
+        settling: float = 0.25,
         device: torch.device | str = "cpu",
     ) -> None:
         if steps < 1:
@@ -111,6 +114,7 @@ class GradientPerturber:
         self.steps, self.start, self.step_size, self.decay, self.diversity = steps, start, step_size, decay, diversity
         self.views, self.mix = views, mix
         self.members_per_step = members_per_step or len(ensemble.members)
+        self.settled = steps - round(settling * steps)
         self.view_size = ensemble.input_size
 
     def __repr__(self) -> str:
@@ -148,15 +152,18 @@ class GradientPerturber:
             if step >= self.steps * 2 // 3:
                 levels = field + (torch.round(field * 2) / 2 - field).detach()
             marked = _colors((images + levels * budget).clamp(0, 1))
+            settling = step >= self.settled
             views = marked
-            if self.diversity is not None:
+            if self.diversity is not None and not settling:
                 # Views of several sizes become one batch: for one image this costs little more than a single view.
                 drawn = [self.diversity(marked, rng) for _ in range(self.views)]
                 views = torch.cat([to_square(view, self.view_size) for view in drawn])
             targets = posterior.repeat(len(views) // len(posterior), 1)
-            if len(waiting) < self.members_per_step:
-                waiting += torch.randperm(len(self.ensemble.members), generator=rng).tolist()
-            asked, waiting = waiting[: self.members_per_step], waiting[self.members_per_step :]
+            asked = list(range(len(self.ensemble.members)))
+            if not settling:
+                if len(waiting) < self.members_per_step:
+                    waiting += torch.randperm(len(asked), generator=rng).tolist()
+                asked, waiting = waiting[: self.members_per_step], waiting[self.members_per_step :]
             gradient = torch.zeros_like(momentum)
             for number in asked:
                 margins = _margins(self.ensemble.members[number](views), targets)

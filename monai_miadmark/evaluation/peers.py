@@ -144,7 +144,9 @@ def _logo_options(dataset: str, psnr: float) -> ProtectOptions:
 
 
 def _mi_di_ti(marker: EnsembleMarker, images: Tensor) -> Marker:
-    made = GradientPerturber(marker.ensemble, 10, views=1, mix=(0.0, 1.0), members_per_step=None, device=marker.device)
+    made = GradientPerturber(
+        marker.ensemble, 10, views=1, mix=(0.0, 1.0), members_per_step=None, settling=0.0, device=marker.device
+    )
     return PeerMarker(marker.critic, made)
 
 
