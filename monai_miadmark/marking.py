@@ -49,8 +49,11 @@ class Perturber(Protocol):
 class MarkCritic(Protocol):
     """Tells what diagnostic models look at and how far they are misled."""
 
-    def saliency(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Importance of each cell, ``(N, h, w)``, not negative, for ``(N, C, h, w)`` images in [0, 1]."""
+    def saliency(self, images: NDArray[np.float32], quick: bool = False) -> NDArray[np.float32]:
+        """Importance of each cell, ``(N, h, w)``, not negative, for ``(N, C, h, w)`` images in [0, 1].
+
+        With ``quick`` one model's opinion is enough.
+        """
         ...
 
     def effect(self, images: NDArray[np.float32], clean: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -160,7 +163,7 @@ def locate_region(
     if isinstance(options.region, str):
         if options.region == "none":
             return None, np.zeros((slices, h, w), bool)
-        region = salient_boxes(critic.saliency(clean))
+        region = salient_boxes(critic.saliency(clean, quick=not options.strength.search))
         if options.effective_region_budget > 0:
             return None, region
         rows, columns = np.arange(height) * h // height, np.arange(width) * w // width

@@ -195,19 +195,26 @@ class EnsembleCritic:
 
     @torch.inference_mode(False)
     @torch.enable_grad()
-    def saliency(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Smoothed gradient-times-image of the consensus class, ``(N, h, w)``, summing to 1 on each slice."""
+    def saliency(self, images: NDArray[np.float32], quick: bool = False) -> NDArray[np.float32]:
+        """Smoothed gradient-times-image of the consensus class, ``(N, h, w)``, summing to 1 on each slice.
+
+        Args:
+            images: ``(N, C, h, w)`` in [0, 1].
+            quick: ask the first surrogate only, as training does.
+        """
         maps = []
+        asked = list(self.ensemble.members)[: 1 if quick else None]
         for part in _batches(len(images)):
             x = _colors(_tensor(images[part], self.device)).clone().requires_grad_()
-            labels = self.ensemble.consensus(x.detach())
+            told = [member(x) for member in asked]
+            labels = torch.stack([F.softmax(logits.detach(), 1) for logits in told]).mean(0).argmax(1)
             total = torch.zeros(x.shape[0], 1, *x.shape[2:], device=self.device)
-            for member in self.ensemble.members:
-                score = F.log_softmax(member(x), 1).gather(1, labels[:, None]).sum()
+            for logits in told:
+                score = F.log_softmax(logits, 1).gather(1, labels[:, None]).sum()
                 (gradient,) = torch.autograd.grad(score, x)
                 heat = gaussian_blur((gradient * x).abs().sum(1, True).detach(), max(x.shape[2:]) / 32)
                 total += heat / heat.sum((1, 2, 3), keepdim=True).clamp_min(1e-12)
-            maps.append((total / len(self.ensemble.members)).squeeze(1).cpu().numpy())
+            maps.append((total / len(asked)).squeeze(1).cpu().numpy())
         return np.concatenate(maps).astype(np.float32)
 
     def effect(self, images: NDArray[np.float32], clean: NDArray[np.float32]) -> NDArray[np.float32]:

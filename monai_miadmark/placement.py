@@ -113,7 +113,7 @@ def place_logo(
     Args:
         image: the stored samples, for window, bounds and type.
         options: the custodian's choices.
-        judge: the ensemble.
+        judge: the ensemble; not asked by presets that do not search.
         clean: ``(N, C, h, w)`` float32 in [0, 1], the image on its canonical grid.
         region: ``(N, h, w)`` bool, cells that neither ink nor footprint may touch.
 
@@ -133,15 +133,17 @@ def place_logo(
     if not drawings:
         _log.warning("the image is too small for a logo: only the perturbation is applied")
         return nothing
-    search = _Search(judge, clean, region, _inks(image), preset.opacity)
+    search = _Search(judge if preset.search else None, clean, region, _inks(image), preset.opacity)
     alpha, positions, ink = search.places(drawings)
     without = int((positions[:, 0] < 0).sum())
     if without:
         _log.warning("%d of %d slices have no room for the logo outside the region", without, slices)
     if without == slices:
         return nothing
-    alpha, positions = search.drawing(drawings, alpha, positions, ink)
-    opacity = search.opacity_for(alpha, positions, ink)
+    opacity = round(preset.opacity * 256)
+    if preset.search:
+        alpha, positions = search.drawing(judge, drawings, alpha, positions, ink)
+        opacity = search.opacity_for(judge, alpha, positions, ink)
     logo = Logo(alpha, positions, opacity, (ink.stored,) * channels)
     cover = np.stack([logo.coverage(n, h, w) for n in range(slices)])[:, None]
     blended = clean + (np.float32(ink.shown) - clean) * (cover.astype(np.float32) / 255 * opacity / 256)
@@ -206,14 +208,14 @@ class _Search:
     """What stays the same while a logo is searched.
 
     Attributes:
-        judge: the ensemble.
+        judge: the ensemble; ``None`` where places are only to be read well.
         clean: ``(N, C, h, w)`` in [0, 1].
         region: ``(N, h, w)``, not to be touched.
         inks: candidates.
         opacity: of the preset.
     """
 
-    judge: EffectJudge
+    judge: EffectJudge | None
     clean: NDArray[np.float32]
     region: NDArray[np.bool_]
     inks: tuple[_Ink, ...]
@@ -278,9 +280,12 @@ class _Search:
         contrasts = {(at, ink): self.contrast(n, alpha, at, ink) for at in places for ink in inks}
         enough = min(_LEGIBLE, 0.5 * max(contrasts.values()))
         tried = [key for key, contrast in contrasts.items() if contrast >= enough]
-        candidates = np.stack([_blend(self.clean[n], alpha, at, ink, self.opacity) for at, ink in tried])
+        effects = [contrasts[key] for key in tried]
+        if self.judge is not None:
+            candidates = np.stack([_blend(self.clean[n], alpha, at, ink, self.opacity) for at, ink in tried])
+            effects = self.judge.effect(candidates, self.clean[n : n + 1]).tolist()
         found: dict[_Ink, tuple[float, _Place]] = {}
-        for (at, ink), effect in zip(tried, self.judge.effect(candidates, self.clean[n : n + 1]).tolist(), strict=True):
+        for (at, ink), effect in zip(tried, effects, strict=True):
             if ink not in found or effect > found[ink][0]:
                 found[ink] = (effect, at)
         return found
@@ -294,7 +299,12 @@ class _Search:
         return float(np.quantile(np.abs(ink.shown - under).mean(0)[2 * alpha.astype(int) >= alpha.max()], _LOST))
 
     def drawing(
-        self, drawings: Sequence[NDArray[np.uint8]], first: NDArray[np.uint8], positions: NDArray[np.int32], ink: _Ink
+        self,
+        judge: EffectJudge,
+        drawings: Sequence[NDArray[np.uint8]],
+        first: NDArray[np.uint8],
+        positions: NDArray[np.int32],
+        ink: _Ink,
     ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
         """Most misleading of the drawings, each as near as it can be to where the first one stands, and its places.
 
@@ -312,7 +322,7 @@ class _Search:
         tried = [
             _blend(self.clean[n], alpha, _at(places, n), ink, self.opacity) for n in judged for alpha, places in options
         ]
-        effect = self.judge.effect(np.stack(tried), self.clean[judged]).reshape(len(judged), len(options)).mean(0)
+        effect = judge.effect(np.stack(tried), self.clean[judged]).reshape(len(judged), len(options)).mean(0)
         return options[int(effect.argmax())]
 
     def legible(self, judged: Sequence[int], alpha: NDArray[np.uint8], positions: NDArray[np.int32], ink: _Ink) -> int:
@@ -337,12 +347,12 @@ class _Search:
             moved[n] = at
         return moved
 
-    def opacity_for(self, alpha: NDArray[np.uint8], positions: NDArray[np.int32], ink: _Ink) -> int:
+    def opacity_for(self, judge: EffectJudge, alpha: NDArray[np.uint8], positions: NDArray[np.int32], ink: _Ink) -> int:
         """Lightest of the candidate opacities that keeps 90 % of the effect of the strongest, in 1/256."""
         judged = _some(positions)
         levels = [0.0, *(self.opacity * factor for factor in _OPACITIES)]
         tried = [_blend(self.clean[n], alpha, _at(positions, n), ink, level) for n in judged for level in levels]
-        effect = self.judge.effect(np.stack(tried), self.clean[judged]).reshape(len(judged), len(levels)).mean(0)
+        effect = judge.effect(np.stack(tried), self.clean[judged]).reshape(len(judged), len(levels)).mean(0)
         most = effect[1:].max()
         # Where a logo only helps the models, the second is above the first.
         enough = min(most, effect[0] + 0.9 * (most - effect[0]))

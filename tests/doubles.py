@@ -29,7 +29,7 @@ class NoiseMarker:
         drawn = np.random.default_rng(int.from_bytes(latent, "little")).integers(-2, 3, budget.shape)
         return (drawn / 2).astype(np.float32)
 
-    def saliency(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def saliency(self, images: NDArray[np.float32], quick: bool = False) -> NDArray[np.float32]:
         return images.mean(axis=1)
 
     def effect(self, images: NDArray[np.float32], clean: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -72,8 +72,8 @@ def test_presets_grow_in_strength() -> None:
 
 
 def test_fast_is_standard_by_the_generator_alone() -> None:
-    assert PRESETS["fast"] == replace(PRESETS["standard"], steps=0)
-    assert all(preset.steps > 0 for name, preset in PRESETS.items() if name != "fast")
+    assert PRESETS["fast"] == replace(PRESETS["standard"], steps=0, search=False)
+    assert all(preset.steps > 0 and preset.search for name, preset in PRESETS.items() if name != "fast")
 
 
 @pytest.mark.parametrize("name", PRESETS)

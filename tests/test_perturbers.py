@@ -291,6 +291,13 @@ class TestCritic:
         assert saliency.shape == (3, *size) and saliency.dtype == np.float32 and (saliency >= 0).all()
         np.testing.assert_allclose(saliency.sum((1, 2)), 1, rtol=1e-4)
 
+    def test_quick_saliency_is_that_of_the_first_surrogate(self) -> None:
+        group = ensemble(3)
+        first = SurrogateEnsemble([group.members[0]])  # type: ignore[list-item]
+        quick = EnsembleCritic(group).saliency(pictures(2), quick=True)
+        assert np.array_equal(quick, EnsembleCritic(first).saliency(pictures(2)))
+        assert not np.array_equal(quick, EnsembleCritic(group).saliency(pictures(2)))
+
     def test_saliency_of_black_is_nothing(self) -> None:
         saliency = EnsembleCritic(ensemble()).saliency(np.zeros((1, 1, 16, 16), np.float32))
         assert not saliency.any()

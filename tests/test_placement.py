@@ -70,6 +70,19 @@ class TestSearch:
         place(gray(level), judge, logo=logo)
         assert judge.candidates + judge.cleans <= 30 and judge.cleans == 3
 
+    @pytest.mark.parametrize("logo", [None, Path("emblem"), Path("banner")])
+    def test_without_search_nobody_is_asked_and_the_logo_can_be_read(self, logo: Path | None) -> None:
+        image = gray(0.2)
+        image.values[:, :48] = 230  # black ink can be read above, white ink below
+        region = np.zeros((1, 96, 128), bool)
+        region[:, 48:] = True
+        judge = Judge()
+        placed = place(image, judge, region, logo=logo, preset="fast")
+        assert judge.candidates == 0
+        found = logo_of(placed)
+        assert found.values == (0,) and found.opacity == round(256 * PRESETS["fast"].opacity)
+        assert not (placed.footprint & region).any()
+
     def test_takes_the_place_that_misleads_most(self) -> None:
         def left(ink: Array) -> Array:
             return np.broadcast_to(np.linspace(1, 0, ink.shape[3], dtype=np.float32), ink.shape)
