@@ -14,12 +14,15 @@ from monai_miadmark.files import SIDECAR_SUFFIX
 from monai_miadmark.keys import HPKE_KINDS, SIGNATURE_KINDS
 from monai_miadmark.options import PRESETS
 
-__all__ = ["PASSPHRASE_ENV", "UsageError", "command_line"]
+__all__ = ["MAX_DEFAULT_JOBS", "PASSPHRASE_ENV", "UsageError", "command_line"]
 
 KEY_ID_BYTES = 16
 
 PASSPHRASE_ENV = "MIADMARK_PASSPHRASE"
 """Environment variable that holds the passphrase where nobody is there to type it."""
+
+MAX_DEFAULT_JOBS = 8
+"""Most processes that are started without being asked for: each holds weights of its own."""
 
 _ASKS = f"asks, or takes {PASSPHRASE_ENV}"
 
@@ -125,8 +128,15 @@ def _add_protect(parser: _Parser) -> None:
         metavar="F",
         help="largest change inside the region, a fraction of the display window (default: 0 with a mask, else 3/255)",
     )
-    parser.add_argument(
-        "--sidecar", action="store_true", help=f"keep records beside the files, in NAME{SIDECAR_SUFFIX}"
+    record = parser.add_mutually_exclusive_group()
+    record.add_argument(
+        "--record",
+        choices=("inside", "sidecar", "both"),
+        default="inside",
+        help=f"where sealed records go: into the files (default), beside them in NAME{SIDECAR_SUFFIX}, or both",
+    )
+    record.add_argument(
+        "--sidecar", action="store_const", const="sidecar", dest="record", help="the same as --record sidecar"
     )
 
 
@@ -155,6 +165,18 @@ def _add_batch(parser: _Parser) -> None:
     parser.add_argument("sources", nargs="+", type=Path, metavar="SRC", help="files, or folders that are walked")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="output folder; made if missing")
     parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+    parser.add_argument(
+        "--jobs",
+        type=_positive,
+        metavar="N",
+        help=f"files at a time, each in a process of its own (default: one for each core, at most {MAX_DEFAULT_JOBS})",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a job that was broken off: what is done and holds is left"
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="with --resume: compare digests, not only sizes and times of change"
+    )
 
 
 def _add_identities(parser: _Parser) -> None:
@@ -166,6 +188,14 @@ def _add_identities(parser: _Parser) -> None:
 def _add_keys(parser: _Parser, short: str, long: str, name: str, text: str) -> None:
     """A list of key files."""
     parser.add_argument(short, long, action="append", default=[], type=Path, metavar=name, help=text)
+
+
+def _positive(text: str) -> int:
+    """A number of things, at least one."""
+    number = int(text)
+    if number < 1:
+        raise ValueError("at least one is needed")
+    return number
 
 
 def _key_id(text: str) -> bytes:

@@ -1,86 +1,72 @@
 # Copyright 2026 The monai_miadmark authors
 # SPDX-License-Identifier: Apache-2.0
-"""Folders in, folders out: which files there are, where results go, and failures that do not stop the rest."""
+"""Folders in, folders out: which files there are, where results go, what is done already, what became of the rest."""
 
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from monai_miadmark.errors import MIADMarkError
-from monai_miadmark.files import SIDECAR_SUFFIX, TEMPORARY_SUFFIX
+from monai_miadmark.engines import PROCESS_DIED, Engine, Outcome
+from monai_miadmark.files import SIDECAR_SUFFIX, TEMPORARY_SUFFIX, Stamp, instance_uid, is_leftover, stamp_file
+from monai_miadmark.locking import LOCK_NAME, FolderLock
+from monai_miadmark.manifest import MANIFEST_NAME, Entry, Manifest, ManifestError, Settings
+from monai_miadmark.tasks import Draft, Failure, Job, Task
 
-__all__ = ["BatchError", "Failure", "Job", "Plan", "Report", "plan", "run_jobs"]
+__all__ = ["BatchError", "ClashError", "Plan", "Report", "plan", "run_jobs"]
 
-_log = logging.getLogger(__name__)
+_OWN_FILES = {MANIFEST_NAME, LOCK_NAME}
 
 
 class BatchError(ValueError):
     """The sources and the output folder do not go together; nothing was written."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """A file to be worked on.
-
-    Attributes:
-        source: the file.
-        folder: where its result goes, below the output folder as the source is below its own.
-    """
-
-    source: Path
-    folder: Path
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A file that was not done, and why."""
-
-    path: Path
-    error: Exception
-
-    @property
-    def reason(self) -> str:
-        """One line for a person. Errors that nobody foresaw are named only: their text could hold a patient's value."""
-        if isinstance(self.error, MIADMarkError):
-            # The path stands in front already: what the error says of the name again is left out.
-            text = str(self.error).removeprefix(self.path.name).removeprefix(": ")
-            return f"{type(self.error).__name__}: {text}"
-        if isinstance(self.error, OSError):
-            where = self.error.filename2 or self.error.filename
-            text = self.error.strerror or str(self.error) or type(self.error).__name__
-            return text if where is None or Path(str(where)) == self.path else f"{text}: {where}"
-        if isinstance(self.error, ValueError):
-            return str(self.error)
-        if isinstance(self.error, MemoryError):
-            return "not enough memory"
-        return f"unexpected {type(self.error).__name__} (--verbose shows where)"
+class ClashError(ValueError):
+    """A file stands in the way of another one of the same job; it was not worked on, or nothing of it was written."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What there is to do, and what was found that cannot be done."""
+    """What there is to do, and what was found that cannot be done.
 
+    Attributes:
+        out: the output folder.
+        jobs: in the order of their sources.
+        failures: things that are no files to work on.
+    """
+
+    out: Path
     jobs: tuple[Job, ...]
     failures: tuple[Failure, ...]
 
 
 @dataclass
 class Report:
-    """What became of a plan."""
+    """What became of a plan; filled while it is worked on, so that it is true when work is broken off.
+
+    Attributes:
+        done: sources and their results.
+        kept: sources that earlier runs did, and their results.
+        failures: what was not done.
+        seconds: what it took.
+    """
 
     done: list[tuple[Path, Path]] = field(default_factory=list)
+    kept: list[tuple[Path, Path]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
 
 
-def plan(sources: Sequence[Path], out: Path, name: Callable[[Path], str | None]) -> Plan:
+def plan(
+    sources: Sequence[Path], out: Path, name: Callable[[Path], str | None], unique_instances: bool = False
+) -> Plan:
     """Find the files and where their results go.
 
     Folders are walked; links in them are followed only to files that lie in the same folder, so that nothing from
@@ -90,14 +76,16 @@ def plan(sources: Sequence[Path], out: Path, name: Callable[[Path], str | None])
     Args:
         sources: files and folders.
         out: the output folder; need not exist.
-        name: gives the name of a file's result, ``None`` where there will be none.
+        name: gives the name of a file's result, ``None`` where only work on it will tell.
+        unique_instances: let only the first DICOM file of each SOP Instance UID pass: an archive would take one for the
+            other.
 
     Returns:
-        Jobs in the order of their sources, and a failure for each thing that is no readable file.
+        Jobs in the order of their sources, and a failure for each thing that is no readable file, whose result would
+        meet that of a file before it, or whose instance is there already.
 
     Raises:
-        BatchError: the output folder is a file or a source folder, a result would be a source, or two sources would
-            meet in one result.
+        BatchError: the output folder is a file or a source folder, or a result would be a source.
     """
     if out.exists() and not out.is_dir():
         raise BatchError(f"the output {out} is a file: a folder is needed")
@@ -111,48 +99,265 @@ def plan(sources: Sequence[Path], out: Path, name: Callable[[Path], str | None])
                 if error is None:
                     jobs.append(Job(path, out / relative.parent))
                 else:
-                    failures.append(Failure(path, error))
+                    failures.append(Failure.of(path, error))
         elif (error := _not_a_file(source)) is not None:
-            failures.append(Failure(source, error))
+            failures.append(Failure.of(source, error))
         else:
             jobs.append(Job(source, out))
-    _check_results(jobs, name)
-    return Plan(tuple(jobs), tuple(failures))
+    apart, clashes = _apart(jobs, name, unique_instances)
+    return Plan(out, tuple(apart), (*failures, *clashes))
 
 
 def run_jobs(
     planned: Plan,
-    work: Callable[[Job], Path],
-    track: Callable[[Sequence[Job]], Iterable[Job]] = iter,
+    task: Task,
+    engine: Engine,
+    *,
+    resume: bool = False,
+    verify: bool = False,
+    report: Report | None = None,
     failed: Callable[[Failure], None] = lambda failure: None,
+    step: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Work on all jobs of a plan, one after the other.
+    """Work on all jobs of a plan, and note in the output folder's manifest what became of each.
 
     Args:
         planned: the plan; its failures are part of the report.
-        work: does one job and returns the file that it wrote.
-        track: wraps the jobs, for a progress bar.
+        task: what to do with each file.
+        engine: who does it.
+        resume: leave out what the manifest says is done, as far as it still holds, and take away what killed runs left.
+        verify: with ``resume``, trust digests only; otherwise size and time of last change are enough, where both hold.
+        report: to be filled; made here if not given.
         failed: is told of each failure when it happens.
+        step: is called after each file.
+
+    Raises:
+        ManifestError: the folder's manifest is damaged, or of a job with other settings.
+        LockedError: another run works in the folder.
+        UnfitError: the task cannot be done at all.
+        OSError: the folder or its manifest cannot be written to.
+        ValueError: a key file is none.
     """
+    report = Report() if report is None else report
     start = time.monotonic()
-    report = Report()
-
-    def note(failure: Failure) -> None:
-        report.failures.append(failure)
-        failed(failure)
-
-    for failure in planned.failures:
-        note(failure)
-    for job in track(planned.jobs):
-        try:
-            result = work(job)
-        except Exception as error:  # one bad file must not keep the others from being done
-            _log.debug("%s failed", job.source, exc_info=True)
-            note(Failure(job.source, error))
-            continue
-        report.done.append((job.source, result))
-    report.seconds = time.monotonic() - start
+    try:
+        if planned.jobs:
+            settings = Settings(task.verb, task.settings())
+            with (
+                FolderLock(planned.out, task.verb) as lock,
+                Manifest(planned.out, settings, read=resume) as manifest,
+            ):
+                if resume:
+                    _check_settings(manifest)
+                run = _Run(planned, manifest, report, resume and verify, failed, step)
+                run.work(task, engine, lock.descriptor, clean=resume)
+        else:
+            for failure in planned.failures:
+                report.failures.append(failure)
+                failed(failure)
+    finally:
+        report.seconds = time.monotonic() - start
     return report
+
+
+def _check_settings(manifest: Manifest) -> None:
+    """Refuse to go on with a job that has other settings."""
+    now, earlier = manifest.settings, manifest.earlier
+    if earlier is None or now.key == earlier.key:
+        return
+    if now.verb != earlier.verb:
+        raise ManifestError(
+            f"the job in {manifest.path.parent} is {earlier.verb}, not {now.verb}: cannot go on with it"
+        )
+    names = sorted(n for n in {*now.options, *earlier.options} if now.options.get(n) != earlier.options.get(n))
+    raise ManifestError(
+        f"the job in {manifest.path.parent} was begun with other options ({', '.join(names)}): cannot go on with it"
+    )
+
+
+class _Run:
+    """A plan that is being worked on."""
+
+    def __init__(
+        self,
+        planned: Plan,
+        manifest: Manifest,
+        report: Report,
+        verify: bool,
+        failed: Callable[[Failure], None],
+        step: Callable[[], None],
+    ) -> None:
+        self.planned, self.manifest, self.report, self.verify = planned, manifest, report, verify
+        self.failed, self.step = failed, step
+        self.inputs = {job.source.resolve() for job in planned.jobs}
+        self.claims: dict[Path, Path] = {}
+
+    def work(self, task: Task, engine: Engine, lock: int, clean: bool) -> None:
+        """Do all that is left to do."""
+        if clean:
+            self._clean()
+        for failure in self.planned.failures:
+            self._note_failure(failure, self._name(failure.path, self.planned.out), 0.0)
+        died = False
+        try:
+            with closing(engine.run(task, self._left(), self._admit, [lock])) as outcomes:
+                for outcome in outcomes:
+                    died = died or (outcome.failure is not None and outcome.failure.kind == PROCESS_DIED)
+                    self._settle(outcome)
+                    self.step()
+        except BaseException:
+            died = True
+            raise
+        finally:
+            if died:
+                self._clean()
+
+    def _name(self, source: Path, folder: Path) -> str:
+        """How the manifest names a source."""
+        return (folder.relative_to(self.planned.out) / source.name).as_posix()
+
+    def _left(self) -> Iterator[Job]:
+        """Jobs that are left to do; those that are done are noted on the way."""
+        for job in self.planned.jobs:
+            name = self._name(job.source, job.folder)
+            try:
+                result = self._adopted(job, name) or self._held(job, name)
+            except OSError as error:
+                self._note_failure(Failure.of(job.source, error), name, 0.0)
+                self.step()
+                continue
+            if result is None:
+                yield job
+            else:
+                self.report.kept.append((job.source, result))
+                self.step()
+
+    def _held(self, job: Job, name: str) -> Path | None:
+        """The result of a source that is done, if both are still what they were."""
+        entry = self.manifest.finished.get(name)
+        if entry is None or entry.settings != self.manifest.settings.key:
+            return None
+        if not _same(job.source, entry.source, self.verify):
+            return None
+        outputs = self._paths(entry)
+        if not all(_same(path, stamp, self.verify) for path, stamp in outputs.items()):
+            return None
+        return self._claim(job.source, outputs)
+
+    def _adopted(self, job: Job, name: str) -> Path | None:
+        """The result of a source whose run died before it could say that it is in place, if it is."""
+        entry = self.manifest.intended.get(name)
+        if entry is None or entry.settings != self.manifest.settings.key:
+            return None
+        outputs = self._paths(entry)
+        whole = {path: found for path, stamp in outputs.items() if (found := _whole(path, stamp)) is not None}
+        if len(whole) == len(outputs) and _same(job.source, entry.source, always=True):
+            self.manifest.done(name, entry.source, self._relative(whole), {**entry.facts, "adopted": True}, None)
+            return self._claim(job.source, whole)
+        if len(whole) < len(outputs):
+            # Half of a pair, or a name that was reserved: the digest, or that it is empty, says that it is ours.
+            for path in outputs:
+                if path in whole or _is_empty(path):
+                    path.unlink()
+        return None
+
+    def _admit(self, job: Job, draft: Draft) -> None:
+        """Whether a result may be written; if so, note that it is going to be."""
+        paths = [product.path for product in draft.products]
+        for path in paths:
+            place = path.parent.resolve() / path.name
+            if place in self.inputs:
+                raise ClashError(f"{path} is an input of this job")
+            if (other := self.claims.get(place)) is not None:
+                raise ClashError(f"{path} is the result of {other} already")
+        outputs = {product.path: Stamp(product.sha256, product.size, 0) for product in draft.products}
+        self.manifest.intend(self._name(job.source, job.folder), draft.source, self._relative(outputs), draft.facts)
+        self._claim(job.source, outputs)
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Note what became of a job."""
+        job, draft, failure, seconds = outcome
+        name = self._name(job.source, job.folder)
+        if draft is not None:
+            outputs = {product.path: Stamp(product.sha256, product.size, 0) for product in draft.products}
+            # Who wrote them may have died before it could say so; then what is on disk decides.
+            whole = failure is None or (
+                failure.kind == PROCESS_DIED and all(_whole(path, stamp) for path, stamp in outputs.items())
+            )
+            try:
+                if whole:
+                    written = {p: stamp._replace(mtime_ns=os.stat(p).st_mtime_ns) for p, stamp in outputs.items()}
+                    self.manifest.done(name, draft.source, self._relative(written), draft.facts, seconds)
+                    self.report.done.append((job.source, draft.products[-1].path))
+                    return
+            except OSError as error:
+                text = f"written, but not noted in the manifest: {error.strerror} (--resume will take it up)"
+                failure = Failure(job.source, type(error).__name__, text)
+            else:
+                for path in outputs:
+                    self.claims.pop(path.parent.resolve() / path.name, None)
+        if failure is not None:
+            self._note_failure(failure, name, seconds)
+
+    def _note_failure(self, failure: Failure, name: str, seconds: float) -> None:
+        """A file that is not done."""
+        self.report.failures.append(failure)
+        with suppress(OSError):  # it is said on the terminal anyway, and --resume will try again
+            self.manifest.failed(name, failure.kind, failure.reason if failure.named else None, seconds)
+        self.failed(failure)
+
+    def _claim(self, source: Path, outputs: Iterable[Path]) -> Path:
+        """Remember whose results these are; the image file."""
+        for path in outputs:
+            self.claims[path.parent.resolve() / path.name] = source
+        return path
+
+    def _paths(self, entry: Entry) -> dict[Path, Stamp]:
+        """Outputs of an entry as paths."""
+        return {self.planned.out / path: stamp for path, stamp in entry.outputs}
+
+    def _relative(self, outputs: Mapping[Path, Stamp]) -> dict[str, Stamp]:
+        """Outputs as the manifest names them."""
+        return {path.relative_to(self.planned.out).as_posix(): stamp for path, stamp in outputs.items()}
+
+    def _clean(self) -> None:
+        """Take away what killed runs left of files that they had not finished."""
+        for folder in {self.planned.out, *(job.folder for job in self.planned.jobs)}:
+            with suppress(OSError):
+                for entry in list(os.scandir(folder)):
+                    if is_leftover(entry.name) and entry.is_file(follow_symlinks=False):
+                        with suppress(OSError):
+                            os.unlink(entry.path)
+
+
+def _same(path: Path, stamp: Stamp, always: bool) -> bool:
+    """Whether a file is what it was: by size and time, else (or ``always``) by its digest; ``False`` if it is gone."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != stamp.size:
+            return False
+        return (not always and status.st_mtime_ns == stamp.mtime_ns) or stamp_file(path).sha256 == stamp.sha256
+    except FileNotFoundError:
+        return False
+
+
+def _whole(path: Path, stamp: Stamp) -> Stamp | None:
+    """The stamp of an output on disk, if it is the one that was intended."""
+    try:
+        if os.lstat(path).st_size != stamp.size:
+            return None
+        found = stamp_file(path)
+    except OSError:
+        return None
+    return found if found.sha256 == stamp.sha256 else None
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a file of this name is there and holds nothing."""
+    with suppress(OSError):
+        status = os.lstat(path)
+        return stat.S_ISREG(status.st_mode) and status.st_size == 0
+    return False
 
 
 def _walk(folder: Path, out: Path) -> Iterator[tuple[Path, Path, OSError | None]]:
@@ -174,7 +379,7 @@ def _walk(folder: Path, out: Path) -> Iterator[tuple[Path, Path, OSError | None]
         for name in sorted(names):
             path = here / name
             is_sidecar = name.endswith(SIDECAR_SUFFIX) and name.removesuffix(SIDECAR_SUFFIX) in present
-            if is_sidecar or name.endswith(TEMPORARY_SUFFIX):
+            if is_sidecar or name.endswith(TEMPORARY_SUFFIX) or name in _OWN_FILES:
                 continue
             yield path, path.relative_to(folder), _not_a_file(path, root)
     for error in errors:
@@ -199,18 +404,41 @@ def _not_a_file(path: Path, root: Path | None = None) -> OSError | None:
     return None
 
 
-def _check_results(jobs: Sequence[Job], name: Callable[[Path], str | None]) -> None:
-    """Refuse plans in which one file would take the place of another."""
+def _apart(
+    jobs: Sequence[Job], name: Callable[[Path], str | None], unique_instances: bool
+) -> tuple[list[Job], list[Failure]]:
+    """Jobs that do not stand in each other's way, and failures of those that would.
+
+    Raises:
+        BatchError: a result would be an input.
+    """
     inputs = {job.source.resolve(): job.source for job in jobs}
     results: dict[Path, Path] = {}
+    names: dict[Path, Path] = {}
+    instances: dict[str, Path] = {}
+    apart: list[Job] = []
+    failures: list[Failure] = []
     for job in jobs:
         result_name = name(job.source)
-        if result_name is None:
-            continue
-        shown = job.folder / result_name
-        result = job.folder.resolve() / result_name
-        if (other := results.get(result)) is not None:
-            raise BatchError(f"{other} and {job.source} would both become {shown}: use one output folder for each")
-        if (taken := inputs.get(result)) is not None:
+        folder = job.folder.resolve()
+        result = None if result_name is None else folder / result_name
+        if result is not None and (taken := inputs.get(result)) is not None:
+            shown = job.folder / result.name
             raise BatchError(f"{job.source} would become {shown}, which is the input {taken}: choose another folder")
-        results[result] = job.source
+        uid = instance_uid(job.source) if unique_instances else None
+        if result is not None and (other := results.get(result)) is not None:
+            reason = f"would become {job.folder / result.name}, as {other} does: use one output folder for each"
+        elif (other := names.get(folder / job.source.name)) is not None:
+            reason = f"has the place of {other} in the output folder: use one output folder for each"
+        elif uid is not None and (other := instances.get(uid)) is not None:
+            reason = f"has the SOP Instance UID of {other}: an archive would take one for the other"
+        else:
+            apart.append(job)
+            names[folder / job.source.name] = job.source
+            if result is not None:
+                results[result] = job.source
+            if uid is not None:
+                instances[uid] = job.source
+            continue
+        failures.append(Failure(job.source, ClashError.__name__, reason))
+    return apart, failures

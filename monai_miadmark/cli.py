@@ -17,18 +17,22 @@ import sys
 import threading
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from tqdm import tqdm
 
 from monai_miadmark import batch, files, keys
-from monai_miadmark.arguments import PASSPHRASE_ENV, UsageError, command_line
-from monai_miadmark.errors import MIADMarkError, WrongKeyError
+from monai_miadmark.arguments import MAX_DEFAULT_JOBS, PASSPHRASE_ENV, UsageError, command_line
+from monai_miadmark.engines import Engine, ProcessEngine, SerialEngine, usable_cores
+from monai_miadmark.errors import MIADMarkError
+from monai_miadmark.locking import LockedError
 from monai_miadmark.logo import BUILT_IN_LOGOS, draw_logo
+from monai_miadmark.manifest import ManifestError
 from monai_miadmark.options import ProtectOptions
+from monai_miadmark.tasks import Failure, KeyFile, ProtectTask, RemoveTask, ResealTask, Task, UnfitError
 
 __all__ = ["main"]
 
@@ -94,40 +98,27 @@ def _keygen(options: Namespace) -> int:
 
 def _protect(options: Namespace) -> int:
     """Protect files for recipients."""
-    recipients = _recipients(options)
+    _recipients(options)
+    passphrase = None
     if options.passphrase:
-        recipients.append(_checked(keys.PassphraseRecipient, _passphrase("Passphrase for restoring: ", repeat=True)))
-    if not recipients:
+        passphrase = _passphrase("Passphrase for restoring: ", repeat=True)
+        _checked(keys.PassphraseIdentity, passphrase)  # an empty one is wrong usage
+    if not options.recipient and passphrase is None:
         raise UsageError(
             "nobody could restore the images", "name recipients with -r RECIPIENT.pub, or use --passphrase"
         )
-    signer = None if options.signer is None else _unlock(options.signer, keys.load_signer)
     choices, mask = _protect_options(options)
-    planned = _plan(options, files.protected_name)
-    if not planned.jobs:
-        return _run(planned, lambda job: job.source, "protected")
-    try:
-        from monai_miadmark.marker import load_marker  # torch: only where images are going to be marked
-
-        marker = load_marker()
-    except (OSError, ValueError) as error:
-        _say(f"the marker cannot be loaded: {_shown(error)}")
-        return _FAILED
-
-    def work(job: batch.Job) -> Path:
-        return files.protect_file(
-            job.source,
-            job.folder,
-            recipients,
-            marker,
-            choices,
-            mask=mask,
-            signer=signer,
-            sidecar=options.sidecar,
-            overwrite=options.overwrite,
-        )
-
-    return _run(planned, work, "protected")
+    task = ProtectTask(
+        recipients=tuple(options.recipient),
+        options=choices,
+        passphrase=passphrase,
+        salt=None if passphrase is None else os.urandom(keys.SALT_BYTES),
+        signer=None if options.signer is None else _unlocked(options.signer, keys.load_signer),
+        mask=mask,
+        record=options.record,
+        overwrite=options.overwrite,
+    )
+    return _run(options, task, files.protected_name, "protected")
 
 
 def _protect_options(options: Namespace) -> tuple[ProtectOptions, Path | None]:
@@ -173,45 +164,30 @@ def _check_logo(logo: Path | None, text: str) -> None:
 
 def _remove(options: Namespace) -> int:
     """Restore files."""
-    identities = _identities(options)
-    signer = None if options.require_signer is None else _checked(keys.load_verifier, options.require_signer)
-    planned = _plan(options, lambda path: files.restored_name(path, identities))
-    return _run(
-        planned,
-        lambda job: files.remove_file(
-            job.source, job.folder, identities, require_signer=signer, overwrite=options.overwrite
-        ),
-        "restored",
-    )
+    if options.require_signer is not None:
+        _checked(keys.load_verifier, options.require_signer)
+    task = RemoveTask(**_opening(options), require_signer=options.require_signer)
+    return _run(options, task, lambda path: None, "restored")
 
 
 def _grant(options: Namespace) -> int:
     """Seal for further recipients."""
-    return _reseal(options, files.grant_file, "granted")
+    return _reseal(options, "grant", "granted")
 
 
 def _revoke(options: Namespace) -> int:
     """Seal without some recipients."""
-    return _reseal(options, files.revoke_file, "revoked")
+    return _reseal(options, "revoke", "revoked")
 
 
-def _reseal(options: Namespace, reseal: Callable[..., Path], done: str) -> int:
+def _reseal(options: Namespace, verb: Literal["grant", "revoke"], done: str) -> int:
     """Grant or revoke."""
-    recipients, identities = [*_recipients(options), *getattr(options, "id", [])], _identities(options)
-    if not recipients:
+    key_ids = tuple(getattr(options, "id", []))
+    opening = _opening(options)
+    if not [*_recipients(options), *key_ids]:
         raise UsageError("no recipient is named", "name recipients with -r RECIPIENT.pub")
-    planned = _plan(options, lambda path: path.name)
-
-    def work(job: batch.Job) -> Path:
-        *others, last = identities
-        for identity in others:
-            try:
-                return reseal(job.source, job.folder, identity, recipients, overwrite=options.overwrite)
-            except WrongKeyError:
-                continue
-        return reseal(job.source, job.folder, last, recipients, overwrite=options.overwrite)
-
-    return _run(planned, work, done)
+    task = ResealTask(**opening, verb=verb, recipients=tuple(options.recipient), key_ids=key_ids)
+    return _run(options, task, lambda path: path.name, done)
 
 
 def _inspect(options: Namespace) -> int:
@@ -235,7 +211,7 @@ def _tell(options: Namespace, result: Callable[[], dict[str, Any]]) -> int:
     try:
         told = result()
     except (MIADMarkError, OSError, ValueError) as error:
-        failure = batch.Failure(options.file, error)
+        failure = Failure.of(options.file, error)
         if options.json:
             print(json.dumps({"error": type(error).__name__, "message": failure.reason}))
         _say(f"{_shown(options.file)}: {_shown(failure.reason)}")
@@ -252,8 +228,12 @@ def _tell(options: Namespace, result: Callable[[], dict[str, Any]]) -> int:
 
 def _plan(options: Namespace, name: Callable[[Path], str | None]) -> batch.Plan:
     """Files to work on."""
+    if options.verify and not options.resume:
+        raise UsageError("--verify is for --resume", "use miadmark verify FILE to check a protected file")
     try:
-        planned = batch.plan(options.sources, options.out, name)
+        # Restoring is never barred: restored files are what they were, copies among them.
+        unique = options.run is not _remove
+        planned = batch.plan(options.sources, options.out, name, unique_instances=unique)
     except batch.BatchError as error:
         raise UsageError(_shown(error), "nothing was written") from error
     if not planned.jobs and not planned.failures:
@@ -261,23 +241,56 @@ def _plan(options: Namespace, name: Callable[[Path], str | None]) -> batch.Plan:
     return planned
 
 
-def _run(planned: batch.Plan, work: Callable[[batch.Job], Path], done: str) -> int:
-    """Work on a plan, with a progress bar on a terminal, and sum up."""
+def _run(options: Namespace, task: Task, name: Callable[[Path], str | None], done: str) -> int:
+    """Work on files, with a progress bar on a terminal, and sum up."""
+    planned = _plan(options, name)
+    processes = min(options.jobs or min(usable_cores(), MAX_DEFAULT_JOBS), len(planned.jobs))
+    engine: Engine = ProcessEngine(processes, options.verbose) if processes > 1 else SerialEngine()
+    report = batch.Report()
 
-    def track(jobs: Sequence[batch.Job]) -> Iterable[batch.Job]:
-        bar: Iterable[batch.Job] = tqdm(
-            jobs, unit="file", leave=False, file=sys.stderr, disable=not sys.stderr.isatty()
-        )
-        return bar
-
-    def failed(failure: batch.Failure) -> None:
+    def failed(failure: Failure) -> None:
         tqdm.write(f"miadmark: {_shown(failure.path)}: {_shown(failure.reason)}", file=sys.stderr)
 
-    report = batch.run_jobs(planned, work, track, failed)
-    count, lost = len(report.done), len(report.failures)
-    files_done = f"{count} file{'' if count == 1 else 's'}"
-    _say(f"{done} {files_done}{f', {lost} failed' if lost else ''} in {report.seconds:.1f} s")
-    return _FAILED if lost else 0
+    try:
+        with tqdm(
+            total=len(planned.jobs), unit="file", leave=False, file=sys.stderr, disable=not sys.stderr.isatty()
+        ) as bar:
+            batch.run_jobs(
+                planned,
+                task,
+                engine,
+                resume=options.resume,
+                verify=options.verify,
+                report=report,
+                failed=failed,
+                step=bar.update,
+            )
+    except UnfitError as error:
+        _say(_shown(error))
+        _say_sum(report, done)
+        return _FAILED
+    except LockedError as error:
+        _say(_shown(error))
+        return _FAILED
+    except ManifestError as error:
+        raise UsageError(_shown(error), "choose another output folder, or the options of that job") from error
+    except OSError as error:
+        _say(f"{_shown(error.filename or options.out)}: {error.strerror or 'cannot be used'}")
+        return _FAILED
+    except (KeyboardInterrupt, _Terminated):
+        _say_sum(report, done)
+        _say("hint: --resume goes on from here")
+        raise
+    _say_sum(report, done)
+    return _FAILED if report.failures else 0
+
+
+def _say_sum(report: batch.Report, done: str) -> None:
+    """What became of all files, in one line."""
+    count, kept, lost = len(report.done), len(report.kept), len(report.failures)
+    more = f", {kept} done before" if kept else ""
+    more += f", {lost} failed" if lost else ""
+    _say(f"{done} {count} file{'' if count == 1 else 's'}{more} in {report.seconds:.1f} s")
 
 
 def _recipients(options: Namespace) -> list[keys.Recipient]:
@@ -289,21 +302,23 @@ def _recipients(options: Namespace) -> list[keys.Recipient]:
     return list(found.values())
 
 
-def _identities(options: Namespace) -> list[keys.KeyIdentity]:
-    """Private keys of ``-i``, and the passphrase."""
-    identities: list[keys.KeyIdentity] = [_unlock(path, keys.load_identity) for path in options.identity]
-    if options.passphrase:
-        identities.append(_checked(keys.PassphraseIdentity, _passphrase("Passphrase: ")))
-    if not identities:
+def _opening(options: Namespace) -> dict[str, Any]:
+    """What tasks that open records have in common: private keys of ``-i``, and the passphrase."""
+    identities = tuple(_unlocked(path, keys.load_identity) for path in options.identity)
+    passphrase = _passphrase("Passphrase: ") if options.passphrase else None
+    if passphrase is not None:
+        _checked(keys.PassphraseIdentity, passphrase)
+    if not identities and passphrase is None:
         raise UsageError("no key is given", "name a private key with -i IDENTITY.key, or use --passphrase")
-    return identities
+    return {"identities": identities, "passphrase": passphrase, "overwrite": options.overwrite}
 
 
-def _unlock(path: Path, load: Callable[[Path, str | None], _Key]) -> _Key:
-    """Read a private key file, with its passphrase if it needs one."""
+def _unlocked(path: Path, load: Callable[[Path, str | None], object]) -> KeyFile:
+    """A private key file with its passphrase, if it needs one; read once, to see that it can be."""
     locked = _checked(keys.needs_passphrase, path)
     passphrase = _passphrase(f"Passphrase of {_shown(path)}: ") if locked else None
-    return _checked(lambda given: load(given, passphrase), path)
+    _checked(lambda given: load(given, passphrase), path)
+    return KeyFile(path, passphrase)
 
 
 def _checked(load: Callable[[Any], _Key], argument: Any) -> _Key:

@@ -1,20 +1,32 @@
 # Copyright 2026 The monai_miadmark authors
 # SPDX-License-Identifier: Apache-2.0
-"""One file in, one file out: reading, sidecars, names, and writing so that no half of a file is ever seen."""
+"""One file in, one file out: reading, sidecars, names, and writing so that no half of a file is ever seen.
+
+Work on a file has two steps. ``make_protected``, ``make_restored``, ``make_granted`` and ``make_revoked`` read and
+compute: what they give is complete in memory, and nothing is on disk. :meth:`Made.write` writes it. ``protect_file``,
+``remove_file``, ``grant_file`` and ``revoke_file`` do both at once; folder jobs note in between what is to come.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import io
 import os
 import secrets
 import stat
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+import pydicom
+from pydicom.filereader import read_partial
 
 from monai_miadmark import pipeline
+from monai_miadmark.closeness import Closeness, InkWatch, closeness
 from monai_miadmark.errors import MIADMarkError, UnsupportedImageError
 from monai_miadmark.formats import carrier_for
 from monai_miadmark.keys import KeyIdentity, Recipient, Signer, Verifier
@@ -26,20 +38,29 @@ from monai_miadmark.seal import EnvelopeInfo
 __all__ = [
     "SIDECAR_SUFFIX",
     "TEMPORARY_SUFFIX",
+    "Made",
     "Output",
     "ProtectedSource",
+    "Stamp",
+    "Where",
     "atomic_write",
     "atomic_write_all",
     "grant_file",
     "inspect_file",
+    "instance_uid",
+    "is_leftover",
+    "make_granted",
+    "make_protected",
+    "make_restored",
+    "make_revoked",
     "protect_file",
     "protected_name",
     "read_protected",
     "remove_file",
-    "restored_name",
     "revoke_file",
     "safe_name",
     "sidecar_path",
+    "stamp_file",
     "verify_file",
 ]
 
@@ -49,8 +70,15 @@ SIDECAR_SUFFIX = ".miadmark"
 TEMPORARY_SUFFIX = ".miadmark-tmp"
 """End of the names under which outputs are written before they get their own."""
 
+Where = Literal["inside", "sidecar", "both"]
+"""Where the sealed record of a protected file goes: into the file, beside it, or both."""
+
 _HEAD_BYTES = 65536
-"""Enough of a file to tell its format."""
+"""Enough of a file to tell its format, and the SOP Instance UID of a DICOM object."""
+
+_CHUNK_BYTES = 1 << 20
+
+_SOP_INSTANCE_UID = 0x00080018
 
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 """How file systems without hard links (exFAT, some network shares) say so."""
@@ -63,6 +91,75 @@ class Output(NamedTuple):
     data: bytes
 
 
+class Stamp(NamedTuple):
+    """What tells one version of a file from another.
+
+    Attributes:
+        sha256: of the content, hex.
+        size: bytes.
+        mtime_ns: time of the last change, nanoseconds since 1970; 0 for what is not on disk yet.
+    """
+
+    sha256: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, repr=False)
+class Made:
+    """The result of work on one file, complete in memory.
+
+    Attributes:
+        source: stamp of the file that was read.
+        outputs: what is to be written, the image file last: one without its record could not be restored.
+        mode: permission bits of the source.
+        overwrite: whether existing files are replaced.
+        envelope: the sealed record that belongs to it (the one that was opened, where the result is a restored file).
+        stale: a sidecar that belongs to the file that is replaced, and would be taken for that of the new one.
+        quality: how close a protected image is to its source, where that was measured.
+    """
+
+    source: Stamp
+    outputs: tuple[Output, ...]
+    mode: int
+    overwrite: bool
+    envelope: bytes | None
+    stale: Path | None = None
+    quality: Closeness | None = None
+
+    @property
+    def path(self) -> Path:
+        """The image file."""
+        return self.outputs[-1].path
+
+    def write(self) -> Path:
+        """Write all outputs, whole or not at all; the folder is made if it is missing.
+
+        Returns:
+            The image file.
+
+        Raises:
+            FileExistsError: an output exists and is not to be replaced; nothing was written.
+            OSError: nothing was written.
+        """
+        _write(self.outputs, self.overwrite, self.mode)
+        if self.stale is not None:
+            self.stale.unlink(missing_ok=True)
+        return self.path
+
+
+class _Content(NamedTuple):
+    """A file as it was read: content, permission bits, time of the last change."""
+
+    data: bytes
+    mode: int
+    mtime_ns: int
+
+    @property
+    def stamp(self) -> Stamp:
+        return Stamp(hashlib.sha256(self.data).hexdigest(), len(self.data), self.mtime_ns)
+
+
 @dataclass(frozen=True, repr=False)
 class ProtectedSource:
     """A protected file as it lies on disk.
@@ -72,12 +169,19 @@ class ProtectedSource:
         data: its bytes.
         envelope: the sidecar's bytes, ``None`` where there is no sidecar (the record is in the file then).
         mode: permission bits of the image file.
+        mtime_ns: when the image file was last changed, nanoseconds since 1970.
     """
 
     path: Path
     data: bytes
     envelope: bytes | None
     mode: int
+    mtime_ns: int
+
+    @property
+    def stamp(self) -> Stamp:
+        """Stamp of the image file."""
+        return _Content(self.data, self.mode, self.mtime_ns).stamp
 
 
 def sidecar_path(path: Path) -> Path:
@@ -183,22 +287,49 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def is_leftover(name: str) -> bool:
+    """Whether a file name is one of those under which outputs are written before they get their own."""
+    token = name.removeprefix(".").removesuffix(TEMPORARY_SUFFIX)
+    return name == f".{token}{TEMPORARY_SUFFIX}" and len(token) == 16 and set(token) <= set("0123456789abcdef")
+
+
+def stamp_file(path: Path) -> Stamp:
+    """Stamp of a regular file on disk, read piece by piece.
+
+    Raises:
+        OSError: it cannot be read or is not a regular file.
+    """
+    digest = hashlib.sha256()
+    with _opened(path) as stream:
+        status = _regular(stream, path)
+        size = 0
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            size += len(chunk)
+    return Stamp(digest.hexdigest(), size, status.st_mtime_ns)
+
+
+def instance_uid(path: Path) -> str | None:
+    """SOP Instance UID of a DICOM file, from its first bytes; ``None`` where there is none to be found."""
+    # Damaged files raise nearly anything. That they are damaged is said, by name, when they are worked on.
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        head = _read(path, _HEAD_BYTES).data
+        if head[128:132] == b"DICM":
+            found: Any = read_partial(
+                io.BytesIO(head),
+                stop_when=lambda tag, vr, length: tag > _SOP_INSTANCE_UID,
+                specific_tags=[pydicom.tag.Tag(_SOP_INSTANCE_UID)],
+            )
+            return str(found.get("SOPInstanceUID", "") or "") or None
+    return None
+
+
 def protected_name(path: Path) -> str:
     """Name that the protected form of a file will have, from its first bytes; unreadable files keep theirs."""
     with contextlib.suppress(MIADMarkError, OSError, ValueError):
-        return carrier_for(_read(path, _HEAD_BYTES)[0], path.name).output_name(path.name)
+        return carrier_for(_read(path, _HEAD_BYTES).data, path.name).output_name(path.name)
     return path.name
-
-
-def restored_name(path: Path, identities: Sequence[KeyIdentity]) -> str | None:
-    """Name that the restored form of a protected file will have, or ``None`` where it cannot be restored."""
-    with contextlib.suppress(MIADMarkError, OSError, ValueError):
-        source = read_protected(path)
-        held = carrier_for(source.data, path.name).open_protected(source.data)
-        if (envelope := held.envelope or source.envelope) is not None:
-            shell = pipeline.read_record(envelope, held.values, identities).shell
-            return None if shell is None else safe_name(shell.name)
-    return None
 
 
 def read_protected(path: Path) -> ProtectedSource:
@@ -207,9 +338,70 @@ def read_protected(path: Path) -> ProtectedSource:
     Raises:
         OSError: it cannot be read or is not a regular file.
     """
-    data, mode = _read(path)
+    content = _read(path)
     sidecar = sidecar_path(path)
-    return ProtectedSource(path, data, _read(sidecar)[0] if sidecar.is_file() else None, mode)
+    envelope = _read(sidecar).data if sidecar.is_file() else None
+    return ProtectedSource(path, content.data, envelope, content.mode, content.mtime_ns)
+
+
+def make_protected(
+    src: Path,
+    folder: Path,
+    recipients: Sequence[Recipient],
+    marker: Marker,
+    options: ProtectOptions,
+    *,
+    mask: Path | None = None,
+    signer: Signer | None = None,
+    record: Where = "inside",
+    overwrite: bool = False,
+    measure: bool = False,
+) -> Made:
+    """Protect one file in memory.
+
+    Args:
+        src: a DICOM, NIfTI, PNG or JPEG file; never changed.
+        folder: where the protected file is to go, under the name of the source (``.png`` for ``.jpg``).
+        recipients: who may restore it.
+        marker: makes the mark.
+        options: how strong and where.
+        mask: image file of the same size; what is not zero there is the region (instead of ``options.region``).
+        signer: the custodian's signing key.
+        record: where the sealed record goes.
+        overwrite: replace existing outputs.
+        measure: compare the protected image with its source.
+
+    Raises:
+        MIADMarkError: the image cannot be protected.
+        OSError: reading failed, or an output exists.
+        ValueError: mask and image do not fit.
+    """
+    if sidecar_path(src).exists():
+        raise UnsupportedImageError("the image is protected already (its record lies beside it)")
+    _check_free(folder / protected_name(src), overwrite)
+    content = _read(src)
+    data = content.data
+    if mask is not None:
+        options = replace(options, region=read_mask(_read(mask).data, mask.name, data, src.name))
+    watch = InkWatch(marker)
+    result = pipeline.protect_bytes(
+        data, src.name, recipients, watch, options, signer=signer, sidecar=record == "sidecar"
+    )
+    path = folder / safe_name(result.name)
+    _check_apart(path, src)
+    _check_free(path, overwrite)
+    outputs = [Output(path, result.data)]
+    if record != "inside":
+        outputs.insert(0, Output(sidecar_path(path), result.envelope))
+    return Made(
+        source=content.stamp,
+        outputs=tuple(outputs),
+        mode=content.mode,
+        overwrite=overwrite,
+        envelope=result.envelope,
+        stale=sidecar_path(path) if record == "inside" and overwrite else None,
+        quality=closeness(data, result.data, src.name, watch.ink) if measure else None,
+    )
 
 
 def protect_file(
@@ -224,18 +416,7 @@ def protect_file(
     sidecar: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Protect one file.
-
-    Args:
-        src: a DICOM, NIfTI, PNG or JPEG file; never changed.
-        folder: where the protected file goes, under the name of the source (``.png`` for ``.jpg``); made if missing.
-        recipients: who may restore it.
-        marker: makes the mark.
-        options: how strong and where.
-        mask: image file of the same size; what is not zero there is the region (instead of ``options.region``).
-        signer: the custodian's signing key.
-        sidecar: put the record beside the file instead of into it.
-        overwrite: replace existing outputs.
+    """Protect one file and write the result; arguments as of :func:`make_protected`, ``sidecar``: record beside it.
 
     Returns:
         The protected file.
@@ -245,26 +426,41 @@ def protect_file(
         OSError: reading or writing failed, or an output exists; nothing was written.
         ValueError: mask and image do not fit; nothing was written.
     """
-    if sidecar_path(src).exists():
-        raise UnsupportedImageError("the image is protected already (its record lies beside it)")
-    _check_free(folder / protected_name(src), overwrite)
-    data, mode = _read(src)
-    if mask is not None:
-        options = replace(options, region=read_mask(_read(mask)[0], mask.name, data, src.name))
-    result = pipeline.protect_bytes(data, src.name, recipients, marker, options, signer=signer, sidecar=sidecar)
+    record: Where = "sidecar" if sidecar else "inside"
+    made = make_protected(
+        src, folder, recipients, marker, options, mask=mask, signer=signer, record=record, overwrite=overwrite
+    )
+    return made.write()
+
+
+def make_restored(
+    src: Path,
+    folder: Path,
+    identities: Sequence[KeyIdentity],
+    *,
+    require_signer: Verifier | None = None,
+    overwrite: bool = False,
+) -> Made:
+    """Restore one file in memory.
+
+    Args:
+        src: a protected file; its sidecar is found by itself. Never changed.
+        folder: where the restored file is to go, under its source's name.
+        identities: keys to try.
+        require_signer: accept only what this custodian signed.
+        overwrite: replace an existing file.
+
+    Raises:
+        MIADMarkError: not protected, no key fits, or tampered with.
+        OSError: reading failed, or the output is the input.
+        ValueError: the record names a file that it must not name.
+    """
+    source = read_protected(src)
+    envelope = _envelope(source)
+    result = pipeline.remove_bytes(source.data, identities, envelope=envelope, require_signer=require_signer)
     path = folder / safe_name(result.name)
     _check_apart(path, src)
-    _check_free(path, overwrite)
-    outputs = [Output(path, result.data)]
-    if sidecar:
-        # First the record: a protected file without one cannot be restored.
-        outputs.insert(0, Output(sidecar_path(path), result.envelope))
-    _write(outputs, overwrite, mode)
-    if not sidecar and overwrite:
-        sidecar_path(path).unlink(
-            missing_ok=True
-        )  # belonged to the file that was replaced, and would be taken for ours
-    return path
+    return Made(source.stamp, (Output(path, result.data),), source.mode, overwrite, envelope)
 
 
 def remove_file(
@@ -275,14 +471,7 @@ def remove_file(
     require_signer: Verifier | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Restore one file.
-
-    Args:
-        src: a protected file; its sidecar is found by itself. Never changed.
-        folder: where the restored file goes, under its source's name; made if missing.
-        identities: keys to try.
-        require_signer: accept only what this custodian signed.
-        overwrite: replace an existing file.
+    """Restore one file and write it; arguments as of :func:`make_restored`.
 
     Returns:
         The restored file.
@@ -292,21 +481,40 @@ def remove_file(
         OSError: reading or writing failed, or the output exists; nothing was written.
         ValueError: the record names a file that it must not name; nothing was written.
     """
-    source = read_protected(src)
-    result = pipeline.remove_bytes(source.data, identities, envelope=source.envelope, require_signer=require_signer)
-    path = folder / safe_name(result.name)
-    _check_apart(path, src)
-    _write([Output(path, result.data)], overwrite, source.mode)
-    return path
+    return make_restored(src, folder, identities, require_signer=require_signer, overwrite=overwrite).write()
+
+
+def make_granted(
+    src: Path, folder: Path, identity: KeyIdentity, recipients: Sequence[Recipient], *, overwrite: bool = False
+) -> Made:
+    """A copy of a protected file, sealed for further recipients; errors as :func:`make_restored`."""
+    source = _for_resealing(src, folder, overwrite)
+    return _resealed(
+        source,
+        folder,
+        *pipeline.grant_bytes(source.data, identity, recipients, envelope=source.envelope),
+        overwrite,
+    )
 
 
 def grant_file(
     src: Path, folder: Path, identity: KeyIdentity, recipients: Sequence[Recipient], *, overwrite: bool = False
 ) -> Path:
     """Copy a protected file into ``folder``, sealed for further recipients; errors as :func:`remove_file`."""
+    return make_granted(src, folder, identity, recipients, overwrite=overwrite).write()
+
+
+def make_revoked(
+    src: Path, folder: Path, identity: KeyIdentity, recipients: Sequence[Recipient | bytes], *, overwrite: bool = False
+) -> Made:
+    """A copy of a protected file, no longer sealed for ``recipients`` (or key ids); errors as :func:`make_restored`."""
     source = _for_resealing(src, folder, overwrite)
-    data, envelope = pipeline.grant_bytes(source.data, identity, recipients, envelope=source.envelope)
-    return _write_resealed(source, folder, data, envelope, overwrite)
+    return _resealed(
+        source,
+        folder,
+        *pipeline.revoke_bytes(source.data, identity, recipients, envelope=source.envelope),
+        overwrite,
+    )
 
 
 def revoke_file(
@@ -316,9 +524,7 @@ def revoke_file(
 
     Raises as :func:`remove_file`.
     """
-    source = _for_resealing(src, folder, overwrite)
-    data, envelope = pipeline.revoke_bytes(source.data, identity, recipients, envelope=source.envelope)
-    return _write_resealed(source, folder, data, envelope, overwrite)
+    return make_revoked(src, folder, identity, recipients, overwrite=overwrite).write()
 
 
 def inspect_file(path: Path) -> EnvelopeInfo:
@@ -343,14 +549,32 @@ def verify_file(path: Path, signer: Verifier | None = None) -> EnvelopeInfo:
     return pipeline.verify_bytes(source.data, envelope=source.envelope, signer=signer)
 
 
-def _read(path: Path, size: int = -1) -> tuple[bytes, int]:
-    """Content (or its first bytes) and permission bits of a regular file."""
+def _envelope(source: ProtectedSource) -> bytes | None:
+    """The record that counts for a protected file: the one inside, else the one beside it."""
+    held = carrier_for(source.data, source.path.name).open_protected(source.data)
+    return source.envelope if held.envelope is None else held.envelope
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A file, opened for reading."""
     # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as stream:
-        status = os.fstat(stream.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        return stream.read(size), stat.S_IMODE(status.st_mode) & 0o777
+    return open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+
+
+def _regular(stream: BinaryIO, path: Path) -> os.stat_result:
+    """Status of an open file, which must be a regular one."""
+    status = os.fstat(stream.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return status
+
+
+def _read(path: Path, size: int = -1) -> _Content:
+    """A regular file, or its first bytes."""
+    with _opened(path) as stream:
+        status = _regular(stream, path)
+        # The time is taken before the content: what changes in between has another time afterwards.
+        return _Content(stream.read(size), stat.S_IMODE(status.st_mode) & 0o777, status.st_mtime_ns)
 
 
 def _check_free(path: Path, overwrite: bool) -> None:
@@ -386,11 +610,10 @@ def _for_resealing(src: Path, folder: Path, overwrite: bool) -> ProtectedSource:
     return read_protected(src)
 
 
-def _write_resealed(source: ProtectedSource, folder: Path, data: bytes, envelope: bytes, overwrite: bool) -> Path:
-    """Write a resealed file: with its record inside, or as it was and the record in a new sidecar."""
+def _resealed(source: ProtectedSource, folder: Path, data: bytes, envelope: bytes, overwrite: bool) -> Made:
+    """A resealed file: its new record lies where the old one did, inside, beside it, or both."""
     path = folder / source.path.name
     outputs = [Output(path, data)]
-    if data == source.data:
+    if source.envelope is not None or data == source.data:
         outputs.insert(0, Output(sidecar_path(path), envelope))
-    _write(outputs, overwrite, source.mode)
-    return path
+    return Made(source.stamp, tuple(outputs), source.mode, overwrite, envelope)

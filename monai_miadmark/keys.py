@@ -23,7 +23,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, mlkem, rsa, x25519
 
-from monai_miadmark.passphrases import PassphraseIdentity, PassphraseRecipient, passphrase_bytes
+from monai_miadmark.passphrases import SALT_BYTES, PassphraseIdentity, PassphraseRecipient, passphrase_bytes
 from monai_miadmark.pkcs8 import encrypted_pkcs8_pem
 from monai_miadmark.recipients import CmsIdentity, CmsRecipient, HpkeIdentity, HpkeRecipient, generate_identity
 from monai_miadmark.signatures import SIGNATURE_KINDS, Signer, Verifier, generate_signer
@@ -32,6 +32,7 @@ from monai_miadmark.wrapping import HPKE_KINDS, KINDS, KeyIdentity, Recipient
 __all__ = [
     "HPKE_KINDS",
     "KINDS",
+    "SALT_BYTES",
     "SIGNATURE_KINDS",
     "CmsIdentity",
     "CmsRecipient",

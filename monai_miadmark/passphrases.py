@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from monai_miadmark.errors import TamperedError
 from monai_miadmark.wrapping import Secret, cannot_unwrap, checked_key, checked_unwrapped, key_id_of
 
-__all__ = ["PassphraseIdentity", "PassphraseRecipient", "passphrase_bytes"]
+__all__ = ["SALT_BYTES", "PassphraseIdentity", "PassphraseRecipient", "passphrase_bytes"]
 
 # RFC 9106 section 4, second recommended option.
 _ARGON2_MEMORY_KIB = 64 * 1024
@@ -25,7 +25,7 @@ _ARGON2_LANES = 4
 _ARGON2_MAX_MEMORY_KIB = 1024 * 1024
 _ARGON2_MAX_ITERATIONS = 16
 _ARGON2_MAX_LANES = 16
-_SALT_BYTES = 16
+SALT_BYTES = 16
 _NONCE_BYTES = 12
 _PASSPHRASE_WRAP = struct.Struct(">16sIBB12s48s")  # salt, memory in KiB, iterations, lanes, nonce, AES-256-GCM
 
@@ -39,13 +39,21 @@ class PassphraseRecipient(Secret):
     __slots__ = ("_iterations", "_kek", "_lanes", "_memory_kib", "_salt", "key_id", "kind")
     key_id: bytes
 
-    def __init__(self, passphrase: str | bytes) -> None:
+    def __init__(self, passphrase: str | bytes, salt: bytes | None = None) -> None:
         """The passphrase.
 
         Args:
             passphrase: not empty; text is normalized (NFC) and encoded in UTF-8.
+            salt: 16 random bytes that serve this passphrase only; made here if not given. Processes that share a job
+                are given one salt, so that its files name one key id.
+
+        Raises:
+            ValueError: the passphrase is empty, or the salt of another length.
         """
-        self._derive(passphrase, os.urandom(_SALT_BYTES), _ARGON2_MEMORY_KIB, _ARGON2_ITERATIONS, _ARGON2_LANES)
+        salt = os.urandom(SALT_BYTES) if salt is None else salt
+        if len(salt) != SALT_BYTES:
+            raise ValueError(f"a salt has {SALT_BYTES} bytes, not {len(salt)}")
+        self._derive(passphrase, salt, _ARGON2_MEMORY_KIB, _ARGON2_ITERATIONS, _ARGON2_LANES)
 
     @classmethod
     def _with_parameters(

@@ -4,19 +4,28 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import json
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import samples
-from doubles import NoiseMarker
+from doubles import load_marker
 
-from monai_miadmark import batch, files
-from monai_miadmark.batch import BatchError, Failure, Job, Plan, plan, run_jobs
+from monai_miadmark import files
+from monai_miadmark.batch import BatchError, Plan, Report, plan, run_jobs
+from monai_miadmark.engines import SerialEngine
 from monai_miadmark.errors import TamperedError
-from monai_miadmark.keys import generate_identity
+from monai_miadmark.files import Made, Output, Stamp, stamp_file
+from monai_miadmark.locking import LOCK_NAME
+from monai_miadmark.manifest import MANIFEST_NAME, Manifest, ManifestError
 from monai_miadmark.options import ProtectOptions
+from monai_miadmark.tasks import Failure, Job, KeyFile, ProtectTask, RemoveTask
 
 
 def same(path: Path) -> str:
@@ -59,13 +68,34 @@ class TestPlan:
         assert found(planned, folder) == ["a.txt"]
         assert [failure.reason for failure in planned.failures] == ["no such file"]
 
-    def test_sources_that_meet_are_refused_by_name(self, folder: Path, tmp_path: Path) -> None:
+    def test_of_results_that_meet_the_first_counts(self, folder: Path, tmp_path: Path) -> None:
         other = tmp_path / "other"
         shutil.copytree(folder, other)
-        with pytest.raises(BatchError, match=r"in/a\.txt and .*other/a\.txt would both become .*out/a\.txt"):
-            plan([folder, other], tmp_path / "out", same)
-        with pytest.raises(BatchError, match=r"both become .*out/x\.png"):
-            plan([folder], tmp_path / "out", lambda path: "x.png")
+        planned = plan([folder, other], tmp_path / "out", same)
+        assert found(planned, folder) == ["a.txt", "b.txt", "sub/c.txt"]
+        assert [failure.path for failure in planned.failures] == [other / "a.txt", other / "b.txt", other / "sub/c.txt"]
+        assert all(f.kind == "ClashError" and "would become" in f.reason for f in planned.failures)
+        planned = plan([folder], tmp_path / "out", lambda path: "x.png")
+        assert found(planned, folder) == ["a.txt", "sub/c.txt"]
+
+    def test_places_in_the_output_folder_are_taken_once(self, folder: Path, tmp_path: Path) -> None:
+        """Also where only work on the files will tell the names of their results."""
+        other = tmp_path / "other"
+        shutil.copytree(folder, other)
+        planned = plan([folder, other], tmp_path / "out", lambda path: None)
+        assert len(planned.jobs) == 3
+        assert all("has the place of" in failure.reason for failure in planned.failures)
+
+    def test_an_instance_is_taken_once(self, tmp_path: Path) -> None:
+        """An archive would keep one of two objects with one SOP Instance UID."""
+        for name in ("a/ct.dcm", "b/copy.dcm", "b/noise.dcm"):
+            (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "in" / name).write_bytes(samples.ct()[: 200 if "noise" in name else None])
+        assert len(plan([tmp_path / "in"], tmp_path / "out", same).jobs) == 3
+        planned = plan([tmp_path / "in"], tmp_path / "out", same, unique_instances=True)
+        assert [job.source.name for job in planned.jobs] == ["ct.dcm", "noise.dcm"]
+        (failure,) = planned.failures
+        assert failure.path.name == "copy.dcm" and "SOP Instance UID" in failure.reason
 
     def test_the_same_source_twice_is_one(self, folder: Path, tmp_path: Path) -> None:
         assert len(plan([folder, folder], tmp_path / "out", same).jobs) == 3
@@ -93,7 +123,7 @@ class TestPlan:
         assert found(plan([folder], folder / "out", same), folder) == ["a.txt", "b.txt", "sub/c.txt"]
 
     def test_sidecars_and_leftovers_are_no_sources(self, folder: Path, tmp_path: Path) -> None:
-        for name in ("a.txt.miadmark", "orphan.miadmark", ".0123.miadmark-tmp"):
+        for name in ("a.txt.miadmark", "orphan.miadmark", ".0123.miadmark-tmp", MANIFEST_NAME, LOCK_NAME):
             (folder / name).write_bytes(b"MIADMARK")
         planned = plan([folder], tmp_path / "out", same)
         assert found(planned, folder) == ["a.txt", "b.txt", "orphan.miadmark", "sub/c.txt"]
@@ -123,68 +153,291 @@ class TestPlan:
         assert failure.reason == "not a regular file"
 
 
+class Copies:
+    """Copies files; those named in ``faults`` raise instead. Needs no keys."""
+
+    verb = "copy"
+
+    def __init__(self, faults: Mapping[str, BaseException] | None = None, option: int = 0) -> None:
+        self.faults, self.option = faults or {}, option
+        self.worked: list[str] = []
+        self.overwrite = False
+
+    def settings(self) -> dict[str, Any]:
+        return {"option": self.option}
+
+    def prepare(self) -> Callable[[Job], Made]:
+        return self._work
+
+    def _work(self, job: Job) -> Made:
+        if job.source.name in self.faults:
+            raise self.faults[job.source.name]
+        self.worked.append(job.source.name)
+        data = job.source.read_bytes()
+        output = Output(job.folder / job.source.name, data + b" done")
+        return Made(stamp_file(job.source), (output,), 0o644, self.overwrite, None)
+
+
+def lines(out: Path, kind: str = "file") -> list[dict[str, Any]]:
+    """Lines of a manifest of one kind."""
+    found = [json.loads(line) for line in (out / MANIFEST_NAME).read_text().splitlines()]
+    return [line for line in found if line["kind"] == kind]
+
+
 class TestRun:
+    def run(self: Any, folder: Path, task: Copies, **more: Any) -> Report:
+        planned = plan([folder], folder.parent / "out", same)
+        return run_jobs(planned, task, SerialEngine(), **more)
+
     def test_failures_do_not_stop_the_rest(self, folder: Path, tmp_path: Path) -> None:
         told: list[str] = []
-
-        def work(job: Job) -> Path:
-            if job.source.name == "b.txt":
-                raise TamperedError("changed")
-            if job.source.name == "a.txt":
-                raise KeyError("PatientName^Secret")
-            return job.folder / job.source.name
-
+        task = Copies({"b.txt": TamperedError("changed"), "a.txt": KeyError("PatientName^Secret")})
         planned = plan([folder, folder / "absent"], tmp_path / "out", same)
-        report = run_jobs(planned, work, failed=lambda failure: told.append(failure.reason))
+        report = run_jobs(planned, task, SerialEngine(), failed=lambda failure: told.append(failure.reason))
         assert [source.name for source, _ in report.done] == ["c.txt"]
         assert told == ["no such file", "unexpected KeyError (--verbose shows where)", "TamperedError: changed"]
         assert [failure.reason for failure in report.failures] == told
         assert report.seconds >= 0
+        noted = {line["source"]: line for line in lines(tmp_path / "out")}
+        assert noted["a.txt"]["reason"] == {"class": "KeyError", "message": None}
+        assert noted["b.txt"]["reason"] == {"class": "TamperedError", "message": "TamperedError: changed"}
+        assert "Secret" not in (tmp_path / "out" / MANIFEST_NAME).read_text()
 
-    def test_interrupts_get_through(self, folder: Path, tmp_path: Path) -> None:
-        def work(job: Job) -> Path:
-            raise KeyboardInterrupt
-
+    def test_interrupts_get_through(self, folder: Path) -> None:
+        report = Report()
         with pytest.raises(KeyboardInterrupt):
-            run_jobs(plan([folder], tmp_path / "out", same), work)
+            self.run(folder, Copies({"b.txt": KeyboardInterrupt()}), report=report)
+        assert [source.name for source, _ in report.done] == ["a.txt"]
+        assert not (folder.parent / "out" / LOCK_NAME).exists()
 
     def test_reasons_are_one_line_for_a_person(self, tmp_path: Path) -> None:
         path = tmp_path / "a"
-        assert Failure(path, PermissionError(13, "Permission denied", str(path))).reason == "Permission denied"
-        assert Failure(path, FileExistsError(17, "exists", str(tmp_path / "b"))).reason == f"exists: {tmp_path / 'b'}"
-        assert Failure(path, MemoryError()).reason == "not enough memory"
-        assert Failure(path, ValueError("a mask")).reason == "a mask"
+        assert Failure.of(path, PermissionError(13, "Permission denied", str(path))).reason == "Permission denied"
+        exists = FileExistsError(17, "exists", str(tmp_path / "b"))
+        assert Failure.of(path, exists).reason == f"exists: {tmp_path / 'b'}"
+        assert Failure.of(path, MemoryError()).reason == "not enough memory"
+        assert Failure.of(path, ValueError("a mask")).reason == "a mask"
+
+    def test_nothing_to_do_leaves_nothing(self, tmp_path: Path) -> None:
+        report = run_jobs(plan([tmp_path / "absent"], tmp_path / "out", same), Copies(), SerialEngine())
+        assert len(report.failures) == 1 and not (tmp_path / "out").exists()
+
+    def test_an_unreadable_file_is_named(self, folder: Path) -> None:
+        error = PermissionError(13, "Permission denied", str(folder / "a.txt"))
+        report = self.run(folder, Copies({"a.txt": error}))
+        assert [failure.reason for failure in report.failures] == ["Permission denied"]
+        assert len(report.done) == 2
 
 
-def test_a_folder_of_every_format_comes_back(tmp_path: Path) -> None:
-    alice = generate_identity("x25519")
-    made = samples.tree(tmp_path / "in")
-    (tmp_path / "in" / "empty.dcm").touch()
-    (tmp_path / "in" / "head" / "notes.txt").write_text("no image")
+class TestResume:
+    run = TestRun.run
 
-    planned = plan([tmp_path / "in"], tmp_path / "p", files.protected_name)
-    report = batch.run_jobs(
-        planned,
-        lambda job: files.protect_file(job.source, job.folder, [alice.recipient], NoiseMarker(), ProtectOptions()),
+    def test_what_is_done_is_left(self, folder: Path) -> None:
+        first = Copies({"b.txt": KeyboardInterrupt()})
+        with pytest.raises(KeyboardInterrupt):
+            self.run(folder, first)
+        second = Copies()
+        report = self.run(folder, second, resume=True)
+        assert second.worked == ["b.txt", "c.txt"]
+        assert [source.name for source, _ in report.kept] == ["a.txt"] and not report.failures
+        third = Copies()
+        assert len(self.run(folder, third, resume=True, verify=True).kept) == 3 and third.worked == []
+
+    def test_failures_are_tried_again(self, folder: Path) -> None:
+        self.run(folder, Copies({"b.txt": TamperedError("changed")}))
+        again = Copies()
+        self.run(folder, again, resume=True)
+        assert again.worked == ["b.txt"]
+
+    def test_a_run_without_resume_does_not_spoil_it(self, folder: Path) -> None:
+        self.run(folder, Copies())
+        assert len(self.run(folder, Copies()).failures) == 3  # the outputs exist
+        assert len(self.run(folder, Copies(), resume=True).kept) == 3
+
+    def test_changed_sources_and_lost_outputs_are_done_again(self, folder: Path) -> None:
+        self.run(folder, Copies())
+        out = folder.parent / "out"
+        (folder / "a.txt").write_text("other")
+        (out / "a.txt").unlink()
+        (out / "b.txt").unlink()
+        again = Copies()
+        report = self.run(folder, again, resume=True)
+        assert again.worked == ["a.txt", "b.txt"] and len(report.kept) == 1
+        assert (out / "a.txt").read_text() == "other done"
+
+    def test_changed_outputs_are_not_touched(self, folder: Path) -> None:
+        self.run(folder, Copies())
+        edited = folder.parent / "out" / "a.txt"
+        edited.write_text("edited by hand")
+        report = self.run(folder, Copies(), resume=True)
+        assert [failure.path.name for failure in report.failures] == ["a.txt"]
+        assert edited.read_text() == "edited by hand"
+
+    def test_time_alone_does_not_matter(self, folder: Path) -> None:
+        """A copied folder has other times; digests decide then."""
+        self.run(folder, Copies())
+        for path in (folder / "a.txt", folder.parent / "out" / "b.txt"):
+            os.utime(path, (1, 1))
+        assert len(self.run(folder, Copies(), resume=True).kept) == 3
+
+    def test_only_verify_sees_a_change_that_hides(self, folder: Path) -> None:
+        self.run(folder, Copies())
+        path = folder.parent / "out" / "a.txt"
+        before = path.stat()
+        path.write_bytes(path.read_bytes()[::-1])
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert len(self.run(folder, Copies(), resume=True).kept) == 3
+        assert len(self.run(folder, Copies(), resume=True, verify=True).failures) == 1
+
+    def test_other_options_are_refused(self, folder: Path) -> None:
+        self.run(folder, Copies(option=1))
+        with pytest.raises(ManifestError, match=r"other options \(option\)"):
+            self.run(folder, Copies(option=2), resume=True)
+        other = Copies(option=1)
+        other.verb = "move"
+        with pytest.raises(ManifestError, match="is copy, not move"):
+            self.run(folder, other, resume=True)
+
+    @pytest.mark.parametrize("source_changes", [False, True])
+    def test_an_output_without_its_line_is_adopted(self, folder: Path, source_changes: bool) -> None:
+        """Killed after the output has its name and before the manifest has its line."""
+        self.run(folder, Copies())
+        out = folder.parent / "out"
+        text = (out / MANIFEST_NAME).read_text().splitlines(keepends=True)
+        assert json.loads(text.pop())["status"] == "done"
+        (out / MANIFEST_NAME).write_text("".join(text))
+        if source_changes:
+            (folder / "sub" / "c.txt").write_text("other")
+        again = Copies()
+        report = self.run(folder, again, resume=True)
+        if source_changes:  # the output is no longer that of its source: it is left, and named
+            assert [failure.path.name for failure in report.failures] == ["c.txt"]
+            assert (out / "sub" / "c.txt").read_text() == "sub/c.txt done"
+        else:
+            assert len(report.kept) == 3 and again.worked == []
+            assert lines(out)[-1]["adopted"] is True
+
+    def test_half_of_a_pair_is_made_anew(self, folder: Path) -> None:
+        """Killed between the sidecar and its image."""
+        out = folder.parent / "out"
+
+        class Pairs(Copies):
+            def _work(self, job: Job) -> Made:
+                made = super()._work(job)
+                sidecar = Output(made.path.with_name(made.path.name + ".miadmark"), b"record")
+                return Made(made.source, (sidecar, *made.outputs), 0o644, False, None)
+
+        self.run(folder, Pairs())
+        text = (out / MANIFEST_NAME).read_text().splitlines(keepends=True)
+        (out / MANIFEST_NAME).write_text("".join(text[:-1]))
+        (out / "sub" / "c.txt").unlink()
+        again = Pairs()
+        report = self.run(folder, again, resume=True)
+        assert again.worked == ["c.txt"] and not report.failures
+        assert lines(out)[-1]["sidecar"]["path"] == "sub/c.txt.miadmark"
+
+    def test_leftovers_are_taken_away(self, folder: Path) -> None:
+        out = folder.parent / "out"
+        (out / "sub").mkdir(parents=True)
+        left = [out / ".0123456789abcdef.miadmark-tmp", out / "sub" / ".fedcba9876543210.miadmark-tmp"]
+        own = out / "notes.miadmark-tmp"
+        for path in (*left, own):
+            path.write_bytes(b"half")
+        self.run(folder, Copies())
+        assert all(path.exists() for path in left)
+        self.run(folder, Copies(), resume=True)
+        assert not any(path.exists() for path in left) and own.exists()
+
+    def test_results_that_meet_are_refused_before_they_are_written(self, folder: Path) -> None:
+        """Names that only work on the files tells, and even if existing files are to be replaced."""
+
+        class One(Copies):
+            def _work(self, job: Job) -> Made:
+                made = super()._work(job)
+                return made_as(made, folder.parent / "out" / "one")
+
+        def made_as(made: Made, path: Path) -> Made:
+            return Made(made.source, (Output(path, made.outputs[0].data),), 0o644, True, None)
+
+        planned = plan([folder], folder.parent / "out", lambda path: None)
+        report = run_jobs(planned, One(), SerialEngine())
+        assert [failure.kind for failure in report.failures] == ["ClashError"] * 2
+        assert (folder.parent / "out" / "one").read_text() == "a.txt done"
+
+    def test_a_manifest_that_cannot_be_written(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No intent, no output; and an output whose line fails is adopted later."""
+        append = Manifest._append
+
+        def fail(self: Manifest, content: Mapping[str, Any]) -> None:
+            if content["source"] == "a.txt" and content["kind"] == "intent":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            if content["source"] == "b.txt" and content["kind"] == "file":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            append(self, content)
+
+        out = folder.parent / "out"
+        with monkeypatch.context() as patch:
+            patch.setattr(Manifest, "_append", fail)
+            report = self.run(folder, Copies())
+        assert [failure.path.name for failure in report.failures] == ["a.txt", "b.txt"]
+        assert not (out / "a.txt").exists() and (out / "b.txt").exists()
+        again = Copies()
+        report = self.run(folder, again, resume=True)
+        assert again.worked == ["a.txt"] and len(report.kept) == 2 and not report.failures
+
+
+class TestFormats:
+    """Real files through the whole of it."""
+
+    def test_a_folder_of_every_format_comes_back(self, tmp_path: Path, keys: Path) -> None:
+        made = samples.tree(tmp_path / "in")
+        (tmp_path / "in" / "empty.dcm").touch()
+        (tmp_path / "in" / "head" / "notes.txt").write_text("no image")
+        planned = plan([tmp_path / "in"], tmp_path / "p", files.protected_name)
+        report = run_jobs(planned, protecting(keys), SerialEngine())
+        assert sorted(failure.path.name for failure in report.failures) == ["empty.dcm", "notes.txt"]
+        assert all(failure.reason.startswith("UnsupportedImageError: ") for failure in report.failures)
+        names = {name.replace(".jpg", ".png") for name in made}
+        assert set(samples.contents(tmp_path / "p")) == {*names, MANIFEST_NAME}
+
+        noted = {line["source"]: line for line in lines(tmp_path / "p") if line["status"] == "done"}
+        assert set(noted) == set(made)
+        for name, line in noted.items():
+            assert line["verb"] == "protect" and line["options"]["preset"] == "fast"
+            assert line["source_sha256"] == hashlib.sha256(made[name]).hexdigest()
+            output = tmp_path / "p" / line["output"]
+            assert Stamp(line["output_sha256"], line["output_bytes"], line["output_mtime_ns"]) == stamp_file(output)
+            assert [who["kind"] for who in line["recipients"]] == ["x25519"] and line["signer"]["kind"] == "ed25519"
+            assert 15 < line["quality"]["psnr"] < 60 and 0.5 < line["quality"]["ssim"] < 1
+        assert [line["status"] for line in lines(tmp_path / "p")].count("failed") == 2
+
+        planned = plan([tmp_path / "p"], tmp_path / "r", lambda path: None)
+        task = RemoveTask(identities=(KeyFile(keys / "alice.key"),))
+        report = run_jobs(planned, task, SerialEngine())
+        assert not report.failures
+        restored = {n: d for n, d in samples.contents(tmp_path / "r").items() if n != MANIFEST_NAME}
+        assert {n: samples.plain(n, d) for n, d in restored.items()} == {
+            n: samples.plain(n, d) for n, d in made.items()
+        }
+
+    def test_restored_names_that_meet(self, tmp_path: Path, keys: Path) -> None:
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "photo.jpg").write_bytes(samples.jpeg())
+        run_jobs(plan([tmp_path / "in"], tmp_path / "p", files.protected_name), protecting(keys), SerialEngine())
+        shutil.copy(tmp_path / "p" / "photo.png", tmp_path / "p" / "copy.png")
+        planned = plan([tmp_path / "p"], tmp_path / "r", lambda path: None)
+        task = RemoveTask(identities=(KeyFile(keys / "alice.key"),), overwrite=True)
+        report = run_jobs(planned, task, SerialEngine())
+        (failure,) = report.failures
+        assert failure.path.name == "photo.png" and "is the result of" in failure.reason
+        assert (tmp_path / "r" / "photo.jpg").read_bytes() == samples.jpeg()
+
+
+def protecting(keys: Path) -> ProtectTask:
+    """Protect for alice, with noise."""
+    return ProtectTask(
+        recipients=(keys / "alice.pub",),
+        options=ProtectOptions(preset="fast"),
+        signer=KeyFile(keys / "custodian.key"),
+        load=load_marker,
     )
-    assert sorted(failure.path.name for failure in report.failures) == ["empty.dcm", "notes.txt"]
-    assert all(failure.reason.startswith("UnsupportedImageError: ") for failure in report.failures)
-    names = {name.replace(".jpg", ".png") for name in made}
-    assert set(samples.contents(tmp_path / "p")) == names
-
-    planned = plan([tmp_path / "p"], tmp_path / "r", lambda path: files.restored_name(path, [alice]))
-    report = batch.run_jobs(planned, lambda job: files.remove_file(job.source, job.folder, [alice]))
-    assert not report.failures
-    restored = samples.contents(tmp_path / "r")
-    assert {n: samples.plain(n, d) for n, d in restored.items()} == {n: samples.plain(n, d) for n, d in made.items()}
-
-
-def test_restored_names_that_meet_are_refused_before_anything_is_written(tmp_path: Path) -> None:
-    alice = generate_identity("x25519")
-    (tmp_path / "photo.jpg").write_bytes(samples.jpeg())
-    protected = files.protect_file(
-        tmp_path / "photo.jpg", tmp_path / "p", [alice.recipient], NoiseMarker(), ProtectOptions()
-    )
-    shutil.copy(protected, protected.with_name("copy.png"))
-    with pytest.raises(BatchError, match=r"copy\.png and .*photo\.png would both become .*photo\.jpg"):
-        plan([tmp_path / "p"], tmp_path / "r", lambda path: files.restored_name(path, [alice]))

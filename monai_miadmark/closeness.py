@@ -1,0 +1,114 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""How close a protected image is to its source outside the logo, as it was written, without PyTorch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monai_miadmark.formats import carrier_for
+from monai_miadmark.image import StoredImage
+from monai_miadmark.likeness import RADIUS, Likeness
+from monai_miadmark.marking import MarkCritic, Marker, Perturber, Specialist, canonical_display
+from monai_miadmark.options import Preset
+from monai_miadmark.region import grow
+
+__all__ = ["Closeness", "InkWatch", "closeness"]
+
+_FOOTPRINT = 2
+"""Cells around the ink that share the logo's budget, and are left out with it."""
+
+
+class Closeness(NamedTuple):
+    """Likeness of a protected image and its source on the canonical grid, outside the logo.
+
+    Attributes:
+        psnr: peak signal-to-noise ratio in dB, peak = the display window; infinite where nothing changed.
+        ssim: mean structural similarity (Wang et al. 2004: Gaussian window of 11 cells, sigma 1.5).
+    """
+
+    psnr: float
+    ssim: float
+
+
+class InkWatch:
+    """A :class:`~monai_miadmark.marking.Marker` that passes everything on to another and notes where a logo is.
+
+    Attributes:
+        ink: ``(N, h, w)`` bool, cells of the canonical grid that the logo changed in the last image; ``None`` before
+            the first.
+    """
+
+    def __init__(self, marker: Marker) -> None:
+        self.ink: NDArray[np.bool_] | None = None
+        self._marker = marker
+
+    def specialist(self, modality: str, images: NDArray[np.float32]) -> Specialist:
+        """See :class:`~monai_miadmark.marking.Marker`."""
+        return _WatchedSpecialist(self, self._marker.specialist(modality, images))
+
+
+class _WatchedSpecialist:
+    """A specialist whose perturbers are watched."""
+
+    def __init__(self, watch: InkWatch, specialist: Specialist) -> None:
+        self._watch, self._specialist = watch, specialist
+
+    @property
+    def critic(self) -> MarkCritic:
+        return self._specialist.critic
+
+    def perturber(self, preset: Preset) -> Perturber:
+        return _WatchedPerturber(self._watch, self._specialist.perturber(preset))
+
+
+class _WatchedPerturber:
+    """A perturber that is given images with and without the logo: where they differ there is ink."""
+
+    def __init__(self, watch: InkWatch, perturber: Perturber) -> None:
+        self._watch, self._perturber = watch, perturber
+
+    def perturb(
+        self, images: NDArray[np.float32], clean: NDArray[np.float32], budget: NDArray[np.float32], latent: bytes
+    ) -> NDArray[np.float32]:
+        self._watch.ink = (images != clean).any(axis=1)
+        return self._perturber.perturb(images, clean, budget, latent)
+
+
+def closeness(source: bytes, protected: bytes, name: str, ink: NDArray[np.bool_] | None) -> Closeness | None:
+    """Compare a protected file with its source, both as they are written.
+
+    Args:
+        source: the source file.
+        protected: the protected file.
+        name: name of the source, for messages.
+        ink: ``(N, h, w)``, cells of the canonical grid with ink; they and two cells around them do not count.
+
+    Returns:
+        The mean over all slices, or ``None`` where the logo leaves nothing to compare.
+
+    Raises:
+        MIADMarkError: one of the files cannot be opened.
+    """
+    image = carrier_for(source, name).open_source(source, name).image
+    values = carrier_for(protected, name).open_protected(protected).values
+    clean = canonical_display(image)
+    changed = canonical_display(StoredImage(values, image.bounds, image.window, image.padding))
+    counted = np.ones((clean.shape[0], *clean.shape[2:]), bool) if ink is None else ~grow(ink, _FOOTPRINT)
+    # SSIM's window must lie inside the image, where the image is large enough to have an inside.
+    inner = counted.copy()
+    if min(counted.shape[1:]) > 2 * RADIUS:
+        inner[:, :RADIUS] = inner[:, -RADIUS:] = False
+        inner[:, :, :RADIUS] = inner[:, :, -RADIUS:] = False
+    if not inner.any():
+        return None
+    error = similar = 0.0
+    for n, plane in enumerate(clean):
+        likeness = Likeness(plane)
+        error += float(likeness.squared_error(changed[n])[counted[n]].sum(dtype=np.float64))
+        similar += float(likeness.ssim_map(changed[n])[inner[n]].sum(dtype=np.float64))
+    error /= int(counted.sum())
+    return Closeness(10 * float(np.log10(1 / error)) if error > 0 else float("inf"), similar / int(inner.sum()))

@@ -1,0 +1,361 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""Who works on the files of a job: this process, or several.
+
+An engine takes jobs as it can use them, so that only as many files are in memory as there are processes. Work on a file
+has two steps: all is made in memory, the engine's caller is asked to admit it, and then it is written.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import connection, reduction, resource_tracker
+from multiprocessing.context import SpawnProcess
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
+
+from monai_miadmark.files import Made
+from monai_miadmark.tasks import Draft, Failure, Job, Task, UnfitError, drafted
+
+__all__ = ["PROCESS_DIED", "Admit", "Engine", "Outcome", "Outcomes", "ProcessEngine", "SerialEngine", "usable_cores"]
+
+_log = logging.getLogger(__name__)
+
+PROCESS_DIED = "ProcessDied"
+"""Kind of the failure of a file whose process died."""
+
+_FILES_PER_PROCESS = 1000
+"""After so many files a process gives way to a fresh one, so that what leaks in a library stays small."""
+
+_ORDERLY_SECONDS = 3.0
+"""How long processes that are asked to end may take before they are killed."""
+
+_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+
+Admit = Callable[[Job, Draft], None]
+"""Asked before a result is written; raises an error to refuse, which becomes the file's failure."""
+
+
+class Outcome(NamedTuple):
+    """What became of a job.
+
+    Attributes:
+        job: the job.
+        draft: what was made, where it was admitted.
+        failure: why it is not done; ``None`` if it is.
+        seconds: what it took.
+    """
+
+    job: Job
+    draft: Draft | None
+    failure: Failure | None
+    seconds: float
+
+
+Outcomes: TypeAlias = Generator[Outcome, None, None]
+
+
+class Engine(Protocol):
+    """Works on jobs."""
+
+    def run(self, task: Task, jobs: Iterable[Job], admit: Admit, hold: Sequence[int] = ()) -> Outcomes:
+        """Do a task with many files.
+
+        Args:
+            task: what to do with each.
+            jobs: taken one by one, when somebody is free to work on it.
+            admit: asked, in this process, before a result is written.
+            hold: file descriptors (of locks) that other processes keep open while they live.
+
+        Returns:
+            Outcomes as they come. Closing the iterator ends all work.
+
+        Raises:
+            UnfitError: the task cannot be done at all.
+        """
+        ...
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class SerialEngine:
+    """Works in this process, file after file."""
+
+    def run(self, task: Task, jobs: Iterable[Job], admit: Admit, hold: Sequence[int] = ()) -> Outcomes:
+        """See :class:`Engine`."""
+        work: Callable[[Job], Made] | None = None
+        for job in jobs:
+            if work is None:  # not before there is something to do: weights take seconds
+                work = task.prepare()
+            start = time.monotonic()
+            draft, failure = _attempt(work, job, lambda draft, job=job: admit(job, draft))  # type: ignore[misc]
+            yield Outcome(job, draft, failure, time.monotonic() - start)
+
+
+class ProcessEngine:
+    """Works in several processes on this machine, which are spawned: PyTorch does not survive a fork.
+
+    Each has one thread for its computations, holds keys and weights of its own, and works on one file at a time. One
+    that dies costs the file that it had. All end when this process does, however it ends.
+
+    Args:
+        processes: how many, at least one.
+        verbose: let them log to standard error.
+        files_per_process: after so many files a process is replaced.
+    """
+
+    def __init__(self, processes: int, verbose: bool = False, files_per_process: int = _FILES_PER_PROCESS) -> None:
+        if processes < 1 or files_per_process < 1:
+            raise ValueError(f"at least one process and one file each, not {processes} and {files_per_process}")
+        self.processes, self.verbose, self.files_per_process = processes, verbose, files_per_process
+
+    def run(self, task: Task, jobs: Iterable[Job], admit: Admit, hold: Sequence[int] = ()) -> Outcomes:
+        """See :class:`Engine`."""
+        workers: dict[connection.Connection, _Worker] = {}
+        waiting = iter(jobs)
+        orderly = False
+        try:
+            job = next(waiting, None)
+            while job is not None or workers:
+                while job is not None and len(workers) < self.processes:
+                    worker = _Worker(task, job, hold, self.verbose)
+                    workers[worker.connection] = worker
+                    job = next(waiting, None)
+                for ready in connection.wait(list(workers)):
+                    worker = workers[ready]  # type: ignore[index]
+                    outcome = worker.advance(admit)
+                    if outcome is None:
+                        continue
+                    if worker.alive and job is not None and worker.files < self.files_per_process:
+                        worker.give(job)
+                        job = next(waiting, None)
+                    else:
+                        del workers[worker.connection]
+                        worker.dismiss()
+                    yield outcome
+            orderly = True
+        finally:
+            if not orderly:
+                _end(list(workers.values()))
+
+
+class _Worker:
+    """The other process, as this one sees it; begins with a job."""
+
+    def __init__(self, task: Task, job: Job, hold: Sequence[int], verbose: bool) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.files = 0
+        self.alive = True
+        self._fit = False
+        arguments = (theirs, task, [_Held(descriptor) for descriptor in hold], verbose)
+        self.process: SpawnProcess = context.Process(target=_serve, args=arguments, daemon=True)
+        with _environment(_ONE_THREAD), _without_interrupts():
+            self.process.start()
+        theirs.close()  # so that its end is seen here
+        self.give(job)
+
+    def give(self, job: Job) -> None:
+        """The next file."""
+        self.job, self.draft = job, None
+        self._start = time.monotonic()
+        self._send(job)
+
+    def advance(self, admit: Admit) -> Outcome | None:
+        """Take a message; the outcome if the job is over.
+
+        Raises:
+            UnfitError: the process cannot do the task.
+        """
+        try:
+            kind, content = self.connection.recv()
+        except (EOFError, OSError):
+            return self._lost()
+        if kind == "fit":
+            self._fit = True
+        elif kind == "unfit":
+            raise UnfitError(content)
+        elif kind == "draft":
+            try:
+                admit(self.job, content)
+            except Exception as error:  # one refusal must not keep the others from being done
+                _log.debug("%s refused", self.job.source, exc_info=True)
+                self._send(Failure.of(self.job.source, error))
+            else:
+                self.draft = content
+                self._send(None)
+        else:
+            self.files += 1
+            return self._outcome(content)
+        return None
+
+    def dismiss(self) -> None:
+        """No more work: the process ends by itself."""
+        self._send(None)
+        self.connection.close()
+        self.process.join(_ORDERLY_SECONDS)
+        if self.process.is_alive():
+            _end([self])
+
+    def _outcome(self, failure: Failure | None) -> Outcome:
+        return Outcome(self.job, self.draft, failure, time.monotonic() - self._start)
+
+    def _lost(self) -> Outcome:
+        """The process has ended in the middle of its work."""
+        self.alive = False
+        self.process.join()
+        code = self.process.exitcode or 0
+        how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with status {code}"
+        if code == -signal.SIGKILL:
+            how += ", perhaps for lack of memory"
+        if not self._fit:
+            raise UnfitError(f"a process for this work {how} before it could begin")
+        return self._outcome(Failure(self.job.source, PROCESS_DIED, f"the process that worked on it {how}"))
+
+    def _send(self, message: object) -> None:
+        with suppress(OSError):  # a process that is gone is noticed when its messages are read
+            self.connection.send(message)
+
+
+def _end(workers: Sequence[_Worker]) -> None:
+    """End processes that may be in the middle of something: orderly if they can, at once if not."""
+    try:
+        for worker in workers:
+            worker.process.terminate()
+        deadline = time.monotonic() + _ORDERLY_SECONDS
+        for worker in workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+    finally:  # also when somebody presses Ctrl-C once more
+        for worker in workers:
+            worker.process.kill()
+            worker.process.join()
+            worker.connection.close()
+
+
+def _attempt(
+    work: Callable[[Job], Made], job: Job, admit: Callable[[Draft], None]
+) -> tuple[Draft | None, Failure | None]:
+    """Work on one file: the draft if it was admitted, and what went wrong."""
+    draft: Draft | None = None
+    try:
+        made = work(job)
+        asked = drafted(made)
+        admit(asked)
+        draft = asked
+        made.write()
+    except _RefusedError as error:
+        return None, error.failure
+    except Exception as error:  # one bad file must not keep the others from being done
+        _log.debug("%s failed", job.source, exc_info=True)
+        return draft, Failure.of(job.source, error)
+    return draft, None
+
+
+class _RefusedError(Exception):
+    """The other process refused a draft."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
+
+
+class _Held:
+    """A file descriptor that a spawned process gets a copy of, under a number of its own."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __reduce__(self) -> tuple[Callable[[Any], int], tuple[Any]]:
+        return _detached, (reduction.DupFd(self.descriptor),)
+
+
+def _detached(copy: Any) -> int:
+    """The descriptor of a copy, in the process that it was made for."""
+    descriptor: int = copy.detach()
+    return descriptor
+
+
+def _serve(pipe: connection.Connection, task: Task, held: Sequence[int], verbose: bool) -> None:
+    """Life of a process: prepare, then files until there are no more. ``held`` stay open as long as it lives."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one decides
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if verbose:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("miadmark: %(name)s: %(message)s"))
+        logging.getLogger().addHandler(handler)
+        logging.getLogger("monai_miadmark").setLevel(logging.DEBUG)
+    else:
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+    try:
+        work = task.prepare()
+    except UnfitError as error:
+        pipe.send(("unfit", str(error)))
+        return
+    pipe.send(("fit", None))
+
+    def admit(draft: Draft) -> None:
+        pipe.send(("draft", draft))
+        refusal = pipe.recv()
+        if refusal is not None:
+            raise _RefusedError(refusal)
+
+    with suppress(EOFError, OSError):
+        while (job := pipe.recv()) is not None:
+            pipe.send(("over", _attempt(work, job, admit)[1]))
+
+
+def _leave(number: int, frame: object) -> NoReturn:
+    """Unwind, so that no temporary file stays."""
+    raise SystemExit(128 + number)
+
+
+def _end_with_parent() -> None:
+    """End at once when the parent is gone, even if it was killed: nobody would note what is written."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Environment of the processes that are started inside; numerical libraries read it when they are loaded."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ctrl-C waits: a process that is just being started would take it for its own and print a traceback."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # would let interrupts through again if it had to be started inside
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

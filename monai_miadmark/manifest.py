@@ -1,0 +1,341 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""The manifest of an output folder: what was done with each file, so that a job can be audited and gone on with.
+
+``miadmark-manifest.jsonl`` is text, one JSON object a line, only ever appended to. Each line is on disk before the next
+step is taken. There are three kinds:
+
+* ``run``: a run begins; verb, version of the package, settings.
+* ``intent``: a result is complete in memory and is going to be written: digests of source and outputs. If the run dies
+  between the output and its ``file`` line, these digests prove that an output is whole, and whose it is.
+* ``file``: one for each file that is done or has failed; complete in itself.
+
+Paths are relative: sources to the folder that was named on the command line, outputs to the folder of the manifest. No
+line holds a secret, or a value out of an image's header; file names are as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from monai_miadmark import __version__
+from monai_miadmark.files import Stamp
+
+__all__ = ["MANIFEST_NAME", "SCHEMA", "Entry", "Manifest", "ManifestError", "Settings"]
+
+MANIFEST_NAME = "miadmark-manifest.jsonl"
+SCHEMA = 1
+
+_MAX_LINE_BYTES = 1 << 20
+"""Longer lines are no work of ours: a line names one file, and at most some thousand recipients."""
+
+_LINES_AT_ONCE = 2
+"""Lines that are appended in one step, at most."""
+
+_OPENING = b'{"schema"'
+"""How every line begins."""
+
+_HEX = frozenset("0123456789abcdef")
+
+
+class ManifestError(ValueError):
+    """The manifest is damaged, of a later version, or of a job that this one cannot go on with."""
+
+
+class Settings(NamedTuple):
+    """What results depend on: the verb, and its options as JSON values."""
+
+    verb: str
+    options: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Equal for equal settings."""
+        return json.dumps([self.verb, self.options], sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the manifest says of one source.
+
+    Attributes:
+        settings: :attr:`Settings.key` of the run.
+        source: stamp of the source; of an intent, as it was read.
+        outputs: path below the folder (POSIX) and stamp, the image file last; ``mtime_ns`` is 0 in intents.
+        facts: of an intent, what its ``file`` line was going to say beside that.
+    """
+
+    settings: str
+    source: Stamp
+    outputs: tuple[tuple[str, Stamp], ...]
+    facts: Mapping[str, Any]
+
+
+class Manifest:
+    """The manifest of a folder, open for appending.
+
+    Use it inside the folder's lock, as a context.
+
+    Args:
+        folder: the output folder.
+        settings: of this run.
+        read: take in what earlier runs noted.
+
+    Attributes:
+        finished: by source: the outputs that were last said to be in place. Empty without ``read``.
+        intended: by source: an intent after which they were not said to be in place. Empty without ``read``.
+        earlier: settings of the last run; ``None`` if there is none, or without ``read``.
+
+    Raises:
+        ManifestError: the file is not a manifest that this version understands.
+        OSError: it cannot be read or written.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, read: bool) -> None:
+        self.path = folder / MANIFEST_NAME
+        self.settings = settings
+        self.finished: dict[str, Entry] = {}
+        self.intended: dict[str, Entry] = {}
+        self.earlier: Settings | None = None
+        self._begun = False
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        self._descriptor = os.open(self.path, flags, 0o644)
+        try:
+            self._size = self._cut_tail()
+            if read:
+                self._read()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Manifest:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; one in which nothing stands is taken away."""
+        if self._descriptor >= 0:
+            with suppress(OSError):
+                if os.fstat(self._descriptor).st_size == 0:
+                    self.path.unlink()
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def intend(self, source: str, stamp: Stamp, outputs: Mapping[str, Stamp], facts: Mapping[str, Any]) -> None:
+        """Note what is about to be written.
+
+        Raises:
+            OSError: it cannot be noted, and must not be written then.
+        """
+        self._append(
+            {
+                "kind": "intent",
+                "source": source,
+                "source_sha256": stamp.sha256,
+                "source_bytes": stamp.size,
+                "source_mtime_ns": stamp.mtime_ns,
+                "outputs": [{"path": path, "sha256": out.sha256, "bytes": out.size} for path, out in outputs.items()],
+                "facts": facts,
+            }
+        )
+
+    def done(
+        self,
+        source: str,
+        stamp: Stamp,
+        outputs: Mapping[str, Stamp],
+        facts: Mapping[str, Any],
+        seconds: float | None,
+    ) -> None:
+        """Note that the outputs of a source are in place.
+
+        Args:
+            source: path of the source.
+            stamp: of the source.
+            outputs: paths and stamps, the image file last; a sidecar may stand before it.
+            facts: ``recipients``, ``signer`` and ``quality``.
+            seconds: what it took; ``None`` where an earlier run did it and could not say so.
+
+        Raises:
+            OSError: it cannot be noted.
+        """
+        *sidecars, (path, written) = outputs.items()
+        line = {
+            **self._head(source, "done", seconds),
+            "source_sha256": stamp.sha256,
+            "source_bytes": stamp.size,
+            "source_mtime_ns": stamp.mtime_ns,
+            "output": path,
+            "output_sha256": written.sha256,
+            "output_bytes": written.size,
+            "output_mtime_ns": written.mtime_ns,
+            "sidecar": None,
+            **facts,
+        }
+        for path, written in sidecars:
+            line["sidecar"] = {
+                "path": path,
+                "sha256": written.sha256,
+                "bytes": written.size,
+                "mtime_ns": written.mtime_ns,
+            }
+        self._append(line)
+
+    def failed(self, source: str, kind: str, message: str | None, seconds: float) -> None:
+        """Note that a source was not done.
+
+        Args:
+            source: its path.
+            kind: class of the error.
+            message: what the error says, where that is known to hold no value of a patient.
+            seconds: what it took.
+
+        Raises:
+            OSError: it cannot be noted.
+        """
+        self._append({**self._head(source, "failed", seconds), "reason": {"class": kind, "message": message}})
+
+    def _head(self, source: str, status: str, seconds: float | None) -> dict[str, Any]:
+        """What all ``file`` lines have in common."""
+        return {
+            "kind": "file",
+            "verb": self.settings.verb,
+            "source": source,
+            "status": status,
+            "seconds": None if seconds is None else round(seconds, 3),
+            "options": self.settings.options,
+        }
+
+    def _append(self, content: Mapping[str, Any]) -> None:
+        """Append a line, and the line of the run before the first one; on disk when this returns."""
+        lines = []
+        if not self._begun:
+            verb, options = self.settings
+            lines.append({"kind": "run", "verb": verb, "version": __version__, "options": options})
+        lines.append(dict(content))
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        text = "".join(json.dumps({"schema": SCHEMA, "time": now, **line}) + "\n" for line in lines)
+        data = text.encode("ascii")
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+            os.fsync(self._descriptor)
+        except BaseException:
+            # Half a line in the middle of the file would spoil it; at its end, the next run would cut it off.
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, self._size)
+            raise
+        self._size += len(data)
+        self._begun = True
+
+    def _cut_tail(self) -> int:
+        """Cut off what a run that was killed left of its last lines; the size of what stays."""
+        size = os.fstat(self._descriptor).st_size
+        start = max(0, size - 2 * _MAX_LINE_BYTES)
+        tail = os.pread(self._descriptor, size - start, start)
+        *lines, rest = tail.split(b"\n")
+        kept = len(tail) - len(rest)
+        # A crash of the machine may also leave lines of which only the end is there: those of the last step.
+        for _ in range(_LINES_AT_ONCE):
+            if lines and _parsed(lines[-1]) is None:
+                kept -= len(lines.pop()) + 1
+        whole = _parsed(lines[-1]) is not None if lines else not start and _OPENING.startswith(tail[: len(_OPENING)])
+        if not whole and tail.strip(b"\0"):
+            raise ManifestError(f"{self.path} is not a manifest, or it is damaged")
+        kept += start
+        if kept != size:
+            os.ftruncate(self._descriptor, kept)
+            os.fsync(self._descriptor)
+        return kept
+
+    def _read(self) -> None:
+        """Take in all lines."""
+        current: Settings | None = None
+        for number, line in self._lines():
+            try:
+                kind = line["kind"]
+                if kind == "run":
+                    current = self.earlier = Settings(str(line["verb"]), dict(line["options"]))
+                    key = current.key
+                    continue
+                source = _relative(line["source"])
+                if current is None:
+                    raise ValueError("no run has begun")
+                if kind == "file" and line["status"] == "failed":
+                    continue  # what was done before, or at least begun, is judged by what is on disk
+                if kind == "file" and line["status"] == "done":
+                    self.finished[source] = Entry(key, _stamp(line, "source_"), _outputs(line), {})
+                    self.intended.pop(source, None)
+                elif kind == "intent":
+                    stamps = tuple((_relative(out["path"]), _stamp(out, "")) for out in line["outputs"])
+                    if not stamps:
+                        raise ValueError("nothing is intended")
+                    facts = {name: line["facts"].get(name) for name in ("recipients", "signer", "quality")}
+                    self.intended[source] = Entry(key, _stamp(line, "source_"), stamps, facts)
+                else:
+                    raise ValueError("neither run, intent nor file")
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise ManifestError(f"{self.path}: line {number} is not one of a manifest") from error
+
+    def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """All lines with their numbers, from 1."""
+        with open(os.dup(self._descriptor), "rb") as stream:
+            stream.seek(0)
+            number = 0
+            while line := stream.readline(_MAX_LINE_BYTES):
+                number += 1
+                found = _parsed(line)
+                if found is None:
+                    raise ManifestError(f"{self.path}: line {number} is damaged")
+                if found.get("schema") != SCHEMA:
+                    raise ManifestError(f"{self.path}: line {number} is of a version that is not known here")
+                yield number, found
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The object of a line, or ``None``."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _relative(path: Any) -> str:
+    """A path that stays below its folder."""
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ValueError("not a path")
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or not pure.parts:
+        raise ValueError("a path that leads out of the folder")
+    return path
+
+
+def _stamp(line: Mapping[str, Any], prefix: str) -> Stamp:
+    """The stamp whose members begin with ``prefix``."""
+    digest, size, time = line[f"{prefix}sha256"], line[f"{prefix}bytes"], line.get(f"{prefix}mtime_ns", 0)
+    if not isinstance(digest, str) or len(digest) != 64 or not set(digest) <= _HEX:
+        raise ValueError("not a digest")
+    if not isinstance(size, int) or not isinstance(time, int):
+        raise ValueError("not a number")
+    return Stamp(digest, size, time)
+
+
+def _outputs(line: Mapping[str, Any]) -> tuple[tuple[str, Stamp], ...]:
+    """Outputs of a ``file`` line, the image file last."""
+    image = (_relative(line["output"]), _stamp(line, "output_"))
+    sidecar = line.get("sidecar")
+    return (image,) if sidecar is None else ((_relative(sidecar["path"]), _stamp(sidecar, "")), image)

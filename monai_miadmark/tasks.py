@@ -1,0 +1,368 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is to be done with one file of a folder job, in a form that other processes can be told.
+
+A task names key files by their paths; :meth:`Task.prepare` reads them, once in each process. Passphrases have to travel
+with the task: hand tasks to processes through pipes, never through files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+from monai_miadmark import files, keys
+from monai_miadmark.errors import MIADMarkError, WrongKeyError
+from monai_miadmark.files import Made, Stamp, Where
+from monai_miadmark.marking import Marker
+from monai_miadmark.options import ProtectOptions
+from monai_miadmark.seal import inspect_envelope
+
+__all__ = [
+    "Draft",
+    "Failure",
+    "Job",
+    "KeyFile",
+    "Product",
+    "ProtectTask",
+    "RemoveTask",
+    "ResealTask",
+    "Task",
+    "UnfitError",
+    "default_marker",
+    "drafted",
+]
+
+
+class UnfitError(Exception):
+    """A process cannot do its task at all: weights or keys are missing. The message is for a person."""
+
+
+class Job(NamedTuple):
+    """A file to be worked on.
+
+    Attributes:
+        source: the file.
+        folder: where its result goes, below the output folder as the source is below its own.
+    """
+
+    source: Path
+    folder: Path
+
+
+class Failure(NamedTuple):
+    """A file that was not done, and why.
+
+    Attributes:
+        path: the file.
+        kind: name of the error's class.
+        reason: one line for a person; holds no patient's value, but may hold paths.
+        named: whether the error is one of this package, whose message may be kept.
+    """
+
+    path: Path
+    kind: str
+    reason: str
+    named: bool = False
+
+    @classmethod
+    def of(cls, path: Path, error: Exception) -> Failure:
+        """The failure that an error is. Of errors that nobody foresaw only the class is told."""
+        named = isinstance(error, MIADMarkError)
+        if named:
+            # The path stands in front already: what the error says of the name again is left out.
+            text = str(error).removeprefix(path.name).removeprefix(": ")
+            reason = f"{type(error).__name__}: {text}"
+        elif isinstance(error, OSError):
+            where = error.filename2 or error.filename
+            text = error.strerror or str(error) or type(error).__name__
+            reason = text if where is None or Path(str(where)) == path else f"{text}: {where}"
+        elif isinstance(error, ValueError):
+            reason = str(error)
+        elif isinstance(error, MemoryError):
+            reason = "not enough memory"
+        else:
+            reason = f"unexpected {type(error).__name__} (--verbose shows where)"
+        return cls(path, type(error).__name__, reason, named)
+
+
+class Product(NamedTuple):
+    """A file that is about to be written, without its bytes: path, SHA-256 (hex), size."""
+
+    path: Path
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What is about to be written for one file, without the bytes: enough to decide on it and to note it.
+
+    Attributes:
+        source: stamp of the source as it was read.
+        products: the image file last.
+        facts: what a manifest tells beside that, for JSON: ``recipients``, ``signer``, ``quality``.
+    """
+
+    source: Stamp
+    products: tuple[Product, ...]
+    facts: dict[str, Any]
+
+
+class Task(Protocol):
+    """One verb of the command line with all that it needs. Instances pickle."""
+
+    @property
+    def verb(self) -> str:
+        """``protect``, ``remove``, ``grant`` or ``revoke``."""
+
+    def settings(self) -> dict[str, Any]:
+        """What results depend on, for JSON and without secrets: equal settings may share a folder.
+
+        Raises:
+            OSError: a file that belongs to the settings cannot be read.
+            ValueError: a key file is none.
+        """
+
+    def prepare(self) -> Callable[[Job], Made]:
+        """Read keys and weights, and give what works on one file: in memory, nothing is written yet.
+
+        Raises:
+            UnfitError: something is missing.
+        """
+
+
+@dataclass(frozen=True)
+class KeyFile:
+    """A private key file and, where it is encrypted, its passphrase."""
+
+    path: Path
+    passphrase: str | None = field(default=None, repr=False)
+
+
+def default_marker() -> Marker:
+    """The bundle's marker; PyTorch is imported here and nowhere else."""
+    from monai_miadmark.marker import load_marker
+
+    return load_marker()
+
+
+@dataclass(frozen=True)
+class ProtectTask:
+    """Protect files.
+
+    Attributes:
+        recipients: public key files.
+        options: the custodian's choices.
+        passphrase: one that restores too.
+        salt: of the passphrase, 16 random bytes, the same in all processes.
+        signer: the custodian's signing key.
+        mask: image file that is the region of all images.
+        record: where sealed records go.
+        overwrite: replace existing outputs.
+        load: gives the marker; a function of some module, so that it pickles.
+    """
+
+    recipients: tuple[Path, ...]
+    options: ProtectOptions
+    passphrase: str | None = field(default=None, repr=False)
+    salt: bytes | None = None
+    signer: KeyFile | None = None
+    mask: Path | None = None
+    record: Where = "inside"
+    overwrite: bool = False
+    load: Callable[[], Marker] = default_marker
+
+    verb = "protect"
+
+    def settings(self) -> dict[str, Any]:
+        """See :class:`Task`."""
+        options = self.options
+        drawn = options.style == "visible"
+        signer = None if self.signer is None else _loaded_signer(self.signer)
+        return {
+            "preset": options.preset if isinstance(options.preset, str) else repr(options.preset),
+            "style": options.style,
+            "text": options.text if drawn else None,
+            "logo": _file_or_name(options.logo) if drawn else None,
+            "modality": options.modality,
+            "region": options.region if self.mask is None else {"sha256": files.stamp_file(self.mask).sha256},
+            "region_budget": options.region_budget,
+            "record": self.record,
+            "recipients": _key_ids(self.recipients),
+            "passphrase": self.passphrase is not None,
+            "signer": None if signer is None else signer.key_id.hex(),
+        }
+
+    def prepare(self) -> Callable[[Job], Made]:
+        """See :class:`Task`."""
+        recipients: list[keys.Recipient]
+        with _unfit_without_keys():
+            recipients = [keys.load_recipient(path) for path in self.recipients]
+            if self.passphrase is not None:
+                recipients.append(keys.PassphraseRecipient(self.passphrase, self.salt))
+            signer = None if self.signer is None else _loaded_signer(self.signer)
+        try:
+            marker = self.load()
+        except (OSError, ValueError) as error:
+            raise UnfitError(f"the marker cannot be loaded: {error}") from error
+
+        def work(job: Job) -> Made:
+            return files.make_protected(
+                job.source,
+                job.folder,
+                recipients,
+                marker,
+                self.options,
+                mask=self.mask,
+                signer=signer,
+                record=self.record,
+                overwrite=self.overwrite,
+                measure=True,
+            )
+
+        return work
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """What all tasks need that open records.
+
+    Attributes:
+        identities: private key files.
+        passphrase: one that opens too.
+        overwrite: replace existing outputs.
+    """
+
+    identities: tuple[KeyFile, ...] = ()
+    passphrase: str | None = field(default=None, repr=False)
+    overwrite: bool = False
+
+    def _identities(self) -> list[keys.KeyIdentity]:
+        loaded: list[keys.KeyIdentity] = [keys.load_identity(key.path, key.passphrase) for key in self.identities]
+        if self.passphrase is not None:
+            loaded.append(keys.PassphraseIdentity(self.passphrase))
+        return loaded
+
+
+@dataclass(frozen=True)
+class RemoveTask(_Opening):
+    """Restore files.
+
+    Attributes:
+        require_signer: public key file of the custodian who must have signed.
+    """
+
+    require_signer: Path | None = None
+
+    verb = "remove"
+
+    def settings(self) -> dict[str, Any]:
+        """See :class:`Task`. With whose key a file was restored makes no difference to it."""
+        signer = None if self.require_signer is None else keys.load_verifier(self.require_signer)
+        return {"require_signer": None if signer is None else signer.key_id.hex()}
+
+    def prepare(self) -> Callable[[Job], Made]:
+        """See :class:`Task`."""
+        with _unfit_without_keys():
+            identities = self._identities()
+            signer = None if self.require_signer is None else keys.load_verifier(self.require_signer)
+
+        def work(job: Job) -> Made:
+            return files.make_restored(
+                job.source, job.folder, identities, require_signer=signer, overwrite=self.overwrite
+            )
+
+        return work
+
+
+@dataclass(frozen=True)
+class ResealTask(_Opening):
+    """Seal protected files for further recipients, or for fewer.
+
+    Attributes:
+        verb: ``grant`` or ``revoke``.
+        recipients: public key files.
+        key_ids: recipients by their key ids (``revoke`` only).
+    """
+
+    verb: Literal["grant", "revoke"] = "grant"
+    recipients: tuple[Path, ...] = ()
+    key_ids: tuple[bytes, ...] = ()
+
+    def settings(self) -> dict[str, Any]:
+        """See :class:`Task`."""
+        return {"recipients": sorted({*_key_ids(self.recipients), *(key_id.hex() for key_id in self.key_ids)})}
+
+    def prepare(self) -> Callable[[Job], Made]:
+        """See :class:`Task`."""
+        with _unfit_without_keys():
+            identities = self._identities()
+            recipients = [keys.load_recipient(path) for path in self.recipients]
+
+        def reseal(job: Job, identity: keys.KeyIdentity) -> Made:
+            more = {"overwrite": self.overwrite}
+            if self.verb == "grant":
+                return files.make_granted(job.source, job.folder, identity, recipients, **more)
+            return files.make_revoked(job.source, job.folder, identity, [*recipients, *self.key_ids], **more)
+
+        def work(job: Job) -> Made:
+            *others, last = identities
+            for identity in others:
+                try:
+                    return reseal(job, identity)
+                except WrongKeyError:
+                    continue
+            return reseal(job, last)
+
+        return work
+
+
+def drafted(made: Made) -> Draft:
+    """What stands in a manifest of a result."""
+    products = tuple(
+        Product(output.path, hashlib.sha256(output.data).hexdigest(), len(output.data)) for output in made.outputs
+    )
+    told = None if made.envelope is None else inspect_envelope(made.envelope).to_dict()
+    quality = None
+    if made.quality is not None:
+        psnr = round(made.quality.psnr, 2) if made.quality.psnr != float("inf") else None
+        quality = {"psnr": psnr, "ssim": round(made.quality.ssim, 4)}
+    facts = {
+        "recipients": [] if told is None else told["recipients"],
+        "signer": None if told is None else told["signer"],
+        "quality": quality,
+    }
+    return Draft(made.source, products, facts)
+
+
+@contextmanager
+def _unfit_without_keys() -> Iterator[None]:
+    """A key file that cannot be used makes the process unfit."""
+    try:
+        yield
+    except OSError as error:
+        raise UnfitError(f"{error.filename}: {error.strerror or 'not readable'}") from error
+    except (MIADMarkError, ValueError) as error:
+        raise UnfitError(str(error)) from error
+
+
+def _loaded_signer(key: KeyFile) -> keys.Signer:
+    """A signing key from its file."""
+    return keys.load_signer(key.path, key.passphrase)
+
+
+def _key_ids(paths: Sequence[Path]) -> list[str]:
+    """Key ids (hex) of public key files, sorted, each once."""
+    return sorted({keys.load_recipient(path).key_id.hex() for path in paths})
+
+
+def _file_or_name(logo: Path | None) -> Any:
+    """A logo as settings name it: by its content where it is a file, else by its name."""
+    if logo is None or not logo.is_file():
+        return None if logo is None else str(logo)
+    return {"sha256": files.stamp_file(logo).sha256}
