@@ -10,6 +10,7 @@ import zlib
 from typing import Any
 
 import numpy as np
+import png as pypng
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -44,7 +45,7 @@ def with_chunk(data: bytes, kind: bytes, body: bytes) -> bytes:
 def protect(data: bytes, envelope: bytes | None = ENVELOPE) -> bytes:
     carrier = carrier_for(data, "a")
     opened = carrier.open_source(data, "a")
-    return carrier.carry(data, opened, 255 - opened.image.values, envelope)
+    return carrier.carry(data, opened, np.iinfo(opened.image.values.dtype).max - opened.image.values, envelope)
 
 
 @pytest.mark.parametrize("envelope", [ENVELOPE, None])
@@ -144,12 +145,6 @@ def _palette() -> Image.Image:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (written(GRAY.astype(np.uint16) * 257), "16-bit grayscale PNG"),
-        (written(_palette()), "palette PNG"),
-        (written(Image.fromarray(COLOR).convert("RGBA")), "RGBA PNG"),
-        (written(Image.fromarray(GRAY).convert("LA")), "grayscale with alpha PNG"),
-        (written(Image.fromarray(GRAY).convert("1")), "1-bit grayscale PNG"),
-        (written(COLOR, transparency=(1, 2, 3)), "tRNS"),
         (written(COLOR, save_all=True, append_images=[Image.fromarray(255 - COLOR)]), "animated PNG"),
         (written(Image.fromarray(COLOR).convert("CMYK"), "JPEG"), "CMYK JPEG"),
         (written(COLOR, "MPO", save_all=True, append_images=[Image.fromarray(COLOR)]), "MPO"),
@@ -169,12 +164,171 @@ def test_refused_by_name(data: bytes, reason: str) -> None:
         carrier_for(data, "a").open_source(data, "a")
 
 
-def test_16_bit_rgb_is_not_taken_for_8_bit() -> None:
-    # Pillow would drop the low byte without a word.
-    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" + bytes(6))) + chunk(b"IEND", b"")
-    with pytest.raises(UnsupportedImageError, match="16-bit RGB PNG"):
-        PNG.open_source(b"\x89PNG\r\n\x1a\n" + body, "a")
+def as_png(rows: NDArray[Any], depth: int, color: int, *, interlace: bool = False, **options: Any) -> bytes:
+    """A PNG file by pypng, which shares no code with what is tested; rows are ``(H, W * samples)``."""
+    alpha, gray = color in (4, 6), color in (0, 4)
+    count = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
+    kinds = {} if color == 3 else {"greyscale": gray, "alpha": alpha}
+    out = io.BytesIO()
+    writer = pypng.Writer(rows.shape[1] // count, len(rows), bitdepth=depth, interlace=interlace, **kinds, **options)
+    writer.write(out, rows.tolist())
+    return out.getvalue()
+
+
+def by_pypng(data: bytes) -> NDArray[Any]:
+    """Samples ``(H, W, samples)`` as pypng reads them."""
+    width, height, rows, _ = pypng.Reader(bytes=data).read()
+    return np.array([list(row) for row in rows]).reshape(height, width, -1)
+
+
+KINDS = [(depth, color) for color in (0, 2, 4, 6) for depth in (1, 2, 4, 8, 16) if depth >= 8 or color == 0]
+
+
+@pytest.mark.parametrize("interlace", [False, True])
+@pytest.mark.parametrize(("depth", "color"), KINDS)
+@pytest.mark.parametrize("size", [(9, 7), (1, 1), (2, 33)])
+def test_every_depth_and_color_type(size: tuple[int, int], depth: int, color: int, interlace: bool) -> None:
+    count = {0: 1, 2: 3, 4: 2, 6: 4}[color]
+    stored = np.random.default_rng(depth + color).integers(0, 2**depth, (*size, count))
+    data = as_png(stored.reshape(size[0], -1), depth, color, interlace=interlace)
+    opened = PNG.open_source(data, "a.png")
+    shown = stored * (255 // (2**depth - 1)) if depth < 8 else stored
+    colors = 3 if count > 2 else 1
+    assert opened.image.values.dtype == (np.uint16 if depth == 16 else np.uint8)
+    assert np.array_equal(opened.image.values[0], shown[..., :colors])
+    changed = np.iinfo(opened.image.values.dtype).max - opened.image.values
+    protected = PNG.carry(data, opened, changed, ENVELOPE)
+    held = PNG.open_protected(protected)
+    assert np.array_equal(held.values, changed) and held.envelope == ENVELOPE
+    # Another reader finds the marked colors, and the alpha of the source.
+    read = by_pypng(protected)
+    assert np.array_equal(read[..., :colors], changed[0]) and np.array_equal(read[..., colors:], stored[..., colors:])
+    if depth < 16 or count == 1:
+        with Image.open(io.BytesIO(protected)) as picture:
+            assert np.array_equal(np.asarray(picture).reshape(read.shape), read)
+    assert PNG.rebuild(opened.shell, None) == data
+    assert protected[25] == color and protected[24] == max(depth, 8)
+
+
+@pytest.mark.parametrize("kind", range(5))
+def test_every_filter_of_16_bit_rgb(kind: int) -> None:
+    # pypng writes no filters: here each is used on all rows.
+    stored = np.random.default_rng(kind).integers(0, 2**16, (6, 5, 3)).astype(">u2")
+    raw = stored.view(np.uint8).reshape(6, 30)
+    rows, before = [], bytes(30)
+    for row in raw:
+        line = bytearray(row.tobytes())
+        rows.append(bytes([kind]) + _filter(kind, line, before))
+        before = bytes(line)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 6, 16, 2, 0, 0, 0))
+    body = header + chunk(b"IDAT", zlib.compress(b"".join(rows))) + chunk(b"IEND", b"")
+    data = b"\x89PNG\r\n\x1a\n" + body
+    assert np.array_equal(by_pypng(data), stored)
+    assert np.array_equal(PNG.open_source(data, "a").image.values[0], stored)
+
+
+def _filter(kind: int, line: bytes, before: bytes, size: int = 6) -> bytes:
+    """One row filtered as the standard says, byte by byte."""
+    out = bytearray()
+    for at, value in enumerate(line):
+        a, b = (line[at - size] if at >= size else 0), before[at]
+        c = before[at - size] if at >= size else 0
+        p = a + b - c
+        nearest = min((abs(p - a), 0, a), (abs(p - b), 1, b), (abs(p - c), 2, c))[2]
+        out.append((value - (0, a, b, (a + b) // 2, nearest)[kind]) % 256)
+    return bytes(out)
+
+
+@pytest.mark.parametrize("interlace", [False, True])
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+@pytest.mark.parametrize("transparent", [False, True])
+@pytest.mark.parametrize("gray", [False, True])
+def test_palettes_become_colors(depth: int, gray: bool, transparent: bool, interlace: bool) -> None:
+    rng = np.random.default_rng(depth)
+    colors = rng.integers(0, 256, (2**depth, 3))
+    colors[:, 1:] = colors[:, :1] if gray else colors[:, 1:]
+    opacity = rng.integers(0, 256, len(colors))
+    entries = [tuple(map(int, c)) + ((int(o),) if transparent else ()) for c, o in zip(colors, opacity, strict=True)]
+    indices = rng.integers(0, 2**depth, (9, 7))
+    data = as_png(indices, depth, 3, palette=entries, interlace=interlace)
+    opened = PNG.open_source(data, "a.png")
+    assert np.array_equal(opened.image.values[0], colors[indices][..., : 1 if gray else 3])
+    protected = PNG.carry(data, opened, 255 - opened.image.values, ENVELOPE)
+    read = by_pypng(protected)
+    assert np.array_equal(read[..., : 1 if gray else 3], 255 - opened.image.values[0])
+    assert read.shape[2] == (1 if gray else 3) + transparent
+    assert not transparent or np.array_equal(read[..., -1], opacity[indices])
+    assert np.array_equal(PNG.open_protected(protected).values, 255 - opened.image.values)
+    assert PNG.rebuild(opened.shell, None) == data
+
+
+@pytest.mark.parametrize(("depth", "color"), [(4, 0), (8, 0), (16, 0), (8, 2), (16, 2)])
+def test_a_transparent_color_becomes_alpha(depth: int, color: int) -> None:
+    count = 3 if color else 1
+    stored = np.random.default_rng(1).integers(0, 2**depth, (6, 5, count))
+    key = stored[2, 3].copy()
+    data = as_png(stored.reshape(6, -1), depth, color, transparent=tuple(map(int, key)) if color else int(key[0]))
+    opened = PNG.open_source(data, "a.png")
+    # Samples brought onto the transparent color, or off it, are seen or not seen as before.
+    changed = np.full_like(opened.image.values, 0)
+    read = by_pypng(PNG.carry(data, opened, changed, ENVELOPE))
+    opaque = (stored != key).any(axis=2)
+    assert np.array_equal(read[..., -1] > 0, opaque) and not opaque.all() and not read[..., :-1].any()
+    assert PNG.rebuild(opened.shell, None) == data
+
+
+def test_window_of_16_bit_gray_is_where_its_samples_are() -> None:
+    measured = (np.arange(4096) % 4096).astype(np.uint16).reshape(64, 64)
+    image = PNG.open_source(written(measured), "a").image
+    assert tuple(image.bounds) == (0, 65535) and 0 < image.window.low < 50 < 4000 < image.window.high < 4096
+    colors = PNG.open_source(as_png(np.zeros((4, 12), int), 16, 2), "a").image
+    assert (colors.window.low, colors.window.high) == (0, 65535)
+
+
+def test_orientation_and_how_pixels_are_shown() -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "Camera of Somebody"
+    data = with_chunk(written(COLOR, exif=exif), b"sBIT", b"\5\5\5")
+    protected = protect(data)
+    with Image.open(io.BytesIO(protected)) as picture:
+        assert picture.getexif().get(0x0112) == 6
+    assert b"Somebody" not in protected and b"sBIT" in protected
+    assert b"eXIf" not in protect(with_chunk(written(COLOR), b"eXIf", b"damaged"))
+    # A palette's background is an index: beside colors it would mean something else.
+    palette = with_chunk(written(_palette()), b"gAMA", struct.pack(">I", 45455))
+    at = palette.index(b"IDAT") - 4
+    palette = palette[:at] + chunk(b"bKGD", b"\3") + palette[at:]
+    assert b"bKGD" not in protect(palette) and b"gAMA" in protect(palette)
+
+
+def test_damaged_kinds_are_named() -> None:
+    rgb16 = as_png(np.arange(36).reshape(3, 12), 16, 2)
+    plain = zlib.decompress(rgb16[rgb16.index(b"IDAT") + 4 : -16])
+
+    def made(raw: bytes, packed: bytes | None = None, header: tuple[int, ...] = (4, 3, 16, 2, 0, 0, 0)) -> bytes:
+        body = chunk(b"IDAT", zlib.compress(raw) if packed is None else packed)
+        return rgb16[:8] + chunk(b"IHDR", struct.pack(">IIBBBBB", *header)) + body + chunk(b"IEND", b"")
+
+    assert PNG.open_source(made(plain), "a").image.values.max() == 35
+    palette = written(_palette())
+    at = palette.index(b"PLTE") - 4
+    (length,) = struct.unpack_from(">I", palette, at)
+    for data, reason in (
+        (made(plain[:-1]), "truncated"),
+        (made(plain + b"x"), "declared size"),
+        (made(b"\5" + plain[1:]), "unknown filter"),
+        (made(b"", zlib.compress(plain)[:-2]), "declared size"),
+        (made(b"", b"no zlib stream, and long enough"), "damaged"),
+        (made(plain, header=(4, 3, 4, 2, 0, 0, 0)), "does not exist"),
+        (made(plain, header=(4, 3, 8, 5, 0, 0, 0)), "does not exist"),
+        (made(plain, header=(4, 3, 16, 2, 0, 1, 0)), "unknown compression"),
+        (palette[:at] + palette[at + 12 + length :], "palette is missing"),
+        (palette[:at] + chunk(b"PLTE", b"abc") + palette[at + 12 + length :], "does not fit"),
+        (with_chunk(palette, b"PLTE", b"abc"), "twice"),
+        (with_chunk(written(COLOR), b"tRNS", b"abc"), "transparent color"),
+    ):
+        with pytest.raises(UnsupportedImageError, match=reason):
+            PNG.open_source(data, "a")
 
 
 def test_declared_sizes_are_checked_before_memory_is_taken() -> None:
@@ -206,9 +360,9 @@ def test_damage_is_named() -> None:
         PNG.open_protected(protected + b"x")
     with pytest.raises(TamperedError, match="more than one"):
         PNG.open_protected(with_chunk(protected, RECORD_CHUNK, b"x"))
-    palette = with_chunk(written(_palette()), RECORD_CHUNK, ENVELOPE)
+    animated = written(COLOR, save_all=True, append_images=[Image.fromarray(255 - COLOR)])
     with pytest.raises(TamperedError, match="converted"):
-        PNG.open_protected(palette)
+        PNG.open_protected(with_chunk(animated, RECORD_CHUNK, ENVELOPE))
     stripped = PNG.open_protected(written(COLOR))
     assert stripped.envelope is None and not stripped.marked
 
@@ -222,7 +376,15 @@ def test_wrong_arguments() -> None:
         PNG.carry(data, opened, opened.image.values[..., :1], ENVELOPE)
 
 
-SEEDS = [written(GRAY), protect(written(COLOR)), written(COLOR, "JPEG"), written(GRAY, "JPEG", progressive=True)]
+SEEDS = [
+    written(GRAY),
+    protect(written(COLOR)),
+    written(COLOR, "JPEG"),
+    written(GRAY, "JPEG", progressive=True),
+    written(_palette(), transparency=3),
+    protect(as_png(np.arange(36).reshape(3, 12), 16, 2, interlace=True)),
+    as_png(np.arange(32).reshape(4, 8), 16, 4, interlace=True),
+]
 
 
 @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))

@@ -10,9 +10,10 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,136 +28,39 @@ from monai_miadmark.formats.base import (
     missing_envelope,
     refuse_protected,
 )
-from monai_miadmark.image import Bounds, StoredImage, Window
+from monai_miadmark.formats.png_chunks import SIGNATURE, Chunk, read_chunks, write_chunks
+from monai_miadmark.formats.png_pixels import MAX_PIXELS, check_size, decode_pixels, encode_pixels
+from monai_miadmark.image import Bounds, StoredImage, Window, percentile_window
 from monai_miadmark.shell import CARRIED_FILE, SourceShell
 
 __all__ = ["MAX_PIXELS", "RECORD_CHUNK", "JpegCarrier", "PngCarrier"]
 
-MAX_PIXELS = 89_000_000
-"""Largest raster image that is decoded; just below the size at which Pillow warns of a decompression bomb."""
-
 RECORD_CHUNK = b"miRc"
 """Private ancillary chunk of the envelope; the last letter says that an editor may keep it although it knows it not."""
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_CHUNK_LIMIT = 2**31 - 1
-_COLOR_TYPES = {0: ("grayscale", 1), 2: ("RGB", 3), 3: ("palette", 1), 4: ("grayscale with alpha", 2), 6: ("RGBA", 4)}
-# Chunks that say how pixels are to be shown stay true for the marked pixels. All others wait in the record: EXIF and
-# XMP may hold a thumbnail, a small copy of the unprotected image.
-_SHOWN_AS = {b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"mDCV", b"cLLI", b"sBIT", b"bKGD", b"pHYs"}
+# Chunks that say how pixels are to be shown stay true for the marked pixels, the last two only where the samples keep
+# their kind. All others wait in the record: text, EXIF and XMP may name the patient or hold a thumbnail, a small copy
+# of the unprotected image.
+_SHOWN_AS = {b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"mDCV", b"cLLI", b"pHYs"}
+_OF_THIS_KIND = {b"sBIT", b"bKGD"}
 
 
-class _Chunk(NamedTuple):
-    """One PNG chunk, checked."""
-
-    kind: bytes
-    body: bytes
-
-
-def _chunk_bytes(kind: bytes, body: bytes) -> bytes:
-    """A chunk as it lies in the file."""
-    if len(body) > _CHUNK_LIMIT:
-        raise UnsupportedImageError(f"{len(body)} bytes do not fit a PNG chunk: use a sidecar")
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def _write_chunks(chunks: Iterable[_Chunk]) -> bytes:
-    """A PNG file of these chunks."""
-    return _SIGNATURE + b"".join(_chunk_bytes(kind, body) for kind, body in chunks)
-
-
-def _read_chunks(data: bytes) -> tuple[list[_Chunk], int]:
-    """Chunks up to IEND, and where the file goes on after it.
-
-    Raises:
-        TamperedError: no PNG, truncated, or a wrong checksum.
-    """
-    if not data.startswith(_SIGNATURE):
-        raise TamperedError("the PNG signature is damaged")
-    chunks: list[_Chunk] = []
-    at = len(_SIGNATURE)
-    while True:
-        if len(data) - at < 12:
-            raise TamperedError("the PNG file is truncated")
-        length, kind = struct.unpack_from(">I4s", data, at)
-        # Compared before slicing: no memory is taken for a length that the file does not hold.
-        if length > _CHUNK_LIMIT or length > len(data) - at - 12:
-            raise TamperedError("the PNG file is truncated, or a chunk length is damaged")
-        body = data[at + 8 : at + 8 + length]
-        (crc,) = struct.unpack_from(">I", data, at + 8 + length)
-        if zlib.crc32(body, zlib.crc32(kind)) != crc:
-            raise TamperedError("a PNG chunk is damaged (wrong CRC)")
-        at += 12 + length
-        chunks.append(_Chunk(kind, body))
-        if kind == b"IEND":
-            break
-    if chunks[0].kind != b"IHDR" or len(chunks[0].body) != 13 or sum(c.kind == b"IHDR" for c in chunks) != 1:
-        raise TamperedError("the PNG header chunk is missing or damaged")
-    return chunks, at
-
-
-def _decode_png(chunks: list[_Chunk]) -> NDArray[np.uint8]:
-    """``(1, H, W, C)`` samples of an 8-bit gray or RGB PNG.
-
-    Raises:
-        UnsupportedImageError: another kind of PNG, by name.
-        TamperedError: pixel data that do not decode.
-    """
-    width, height, depth, color, method, filtering, interlace = struct.unpack(">IIBBBBB", chunks[0].body)
-    kinds = {chunk.kind for chunk in chunks}
-    kind, channels = _COLOR_TYPES.get(color, (f"color type {color}", 0))
-    if depth != 8 or color not in (0, 2):
-        raise UnsupportedImageError(f"{depth}-bit {kind} PNG is not supported (8-bit grayscale and RGB are)")
-    if b"acTL" in kinds:
-        raise UnsupportedImageError("animated PNG is not supported")
-    if b"tRNS" in kinds:
-        raise UnsupportedImageError("PNG with a transparent color (tRNS) is not supported")
-    if method or filtering or interlace > 1:
-        raise UnsupportedImageError("PNG with an unknown compression, filter or interlace method is not supported")
-    _check_size(width, height)
-    packed = b"".join(chunk.body for chunk in chunks if chunk.kind == b"IDAT")
-    # Deflate packs at most 1032:1, so fewer bytes than this cannot hold the pixels that the header declares.
-    if width * height * channels > 1032 * len(packed) + 1032:
-        raise TamperedError("the PNG pixel data are truncated")
-    # Only the chunks that make pixels reach Pillow: text chunks of any size cannot stop it.
-    plain = _write_chunks([chunks[0], _Chunk(b"IDAT", packed), _Chunk(b"IEND", b"")])
-    try:
-        with Image.open(io.BytesIO(plain), formats=["PNG"]) as picture:
-            values = np.array(picture)
-    except Exception as error:  # Pillow raises many kinds for damaged data; none may reach the caller raw
-        raise TamperedError("the PNG pixel data are damaged") from error
-    return _as_samples(values, height, width, channels)
-
-
-def _as_samples(values: NDArray[Any], height: int, width: int, channels: int) -> NDArray[np.uint8]:
-    """``(1, H, W, C)`` from what Pillow gave."""
-    if values.dtype != np.uint8 or values.size != height * width * channels:
-        raise TamperedError("the pixel data do not have the declared size")
-    return np.ascontiguousarray(values).reshape(1, height, width, channels)
-
-
-def _check_size(width: int, height: int) -> None:
-    """Raise for images that are empty or too large to decode in bounded memory."""
-    if not width or not height:
-        raise UnsupportedImageError("the image has no pixels")
-    if width * height > MAX_PIXELS:
-        raise UnsupportedImageError(f"{width} x {height} pixels are more than the {MAX_PIXELS} that are supported")
-
-
-def _encode_png(values: NDArray[Any], kept: Iterable[_Chunk], envelope: bytes | None) -> bytes:
-    """PNG file of ``(1, H, W, C)`` uint8 samples; the record chunk is empty where the record goes to a sidecar."""
-    plain = io.BytesIO()
-    Image.fromarray(values[0, :, :, 0] if values.shape[3] == 1 else values[0]).save(plain, "PNG")
-    chunks, _ = _read_chunks(plain.getvalue())
-    pixels = [chunk for chunk in chunks if chunk.kind == b"IDAT"]
+def _encode_png(
+    values: NDArray[Any], alpha: NDArray[Any] | None, kept: Iterable[Chunk], envelope: bytes | None
+) -> bytes:
+    """PNG file of ``(1, H, W, C)`` samples; the record chunk is empty where the record goes to a sidecar."""
+    header, *pixels = encode_pixels(values, alpha)
     # The record stands before the pixels, so that a file cut short in transfer loses pixels rather than the record.
-    record = _Chunk(RECORD_CHUNK, envelope or b"")
-    return _write_chunks([chunks[0], *kept, record, *pixels, _Chunk(b"IEND", b"")])
+    record = Chunk(RECORD_CHUNK, envelope or b"")
+    return write_chunks([header, *kept, record, *pixels, Chunk(b"IEND", b"")])
 
 
-def _opened(values: NDArray[np.uint8], data: bytes, name: str, format_name: str) -> OpenedSource:
-    """Source of 8-bit samples whose file is carried whole."""
-    image = StoredImage(values, Bounds(0, 255), Window(0, 255))
+def _opened(values: NDArray[Any], data: bytes, name: str, format_name: str) -> OpenedSource:
+    """Source of 8-bit or 16-bit samples whose file is carried whole."""
+    top = int(np.iinfo(values.dtype).max)
+    # Gray samples of 16 bits are measurements as often as pictures: 12 bits of them, or fewer, may be in use.
+    measured = values.dtype == np.uint16 and values.shape[3] == 1
+    image = StoredImage(values, Bounds(0, top), percentile_window(values) if measured else Window(0, top))
     return OpenedSource(image, SourceShell(format_name, PurePath(name).name, {}, {CARRIED_FILE: data}))
 
 
@@ -169,20 +73,24 @@ def _carried_file(shell: SourceShell) -> bytes:
 
 
 class PngCarrier:
-    """8-bit gray and RGB PNG."""
+    """PNG of every color type and depth, still images only.
+
+    Samples are colors of 8 or 16 bits: palettes and fewer bits are widened, so such files are protected as 8-bit gray
+    or RGB. Transparency is kept as alpha and is neither marked nor part of the pixel digest.
+    """
 
     name = "png"
 
     def matches(self, data: bytes) -> bool:
         """See :class:`~monai_miadmark.formats.base.Carrier`."""
-        return data.startswith(_SIGNATURE)
+        return data.startswith(SIGNATURE)
 
     def open_source(self, data: bytes, name: str) -> OpenedSource:
         """See :class:`~monai_miadmark.formats.base.Carrier`."""
         try:
-            chunks, _ = _read_chunks(data)
+            chunks, _ = read_chunks(data)
             refuse_protected(any(chunk.kind == RECORD_CHUNK for chunk in chunks))
-            values = _decode_png(chunks)
+            values = decode_pixels(chunks).values
         except TamperedError as error:
             raise UnsupportedImageError(f"not a valid PNG file: {error}") from error
         return _opened(values, data, name, self.name)
@@ -194,20 +102,24 @@ class PngCarrier:
     def carry(self, data: bytes, opened: OpenedSource, values: NDArray[Any], envelope: bytes | None) -> bytes:
         """See :class:`~monai_miadmark.formats.base.Carrier`; chunks that stay true for marked pixels are kept."""
         check_values(opened, values, envelope)
-        chunks, _ = _read_chunks(data)
-        kept = [chunk for chunk in chunks if chunk.kind in _SHOWN_AS]
-        return _encode_png(values, kept, envelope)
+        chunks, _ = read_chunks(data)
+        pixels = decode_pixels(chunks)
+        true = _SHOWN_AS | _OF_THIS_KIND if pixels.as_stored else _SHOWN_AS
+        kept = [chunk for chunk in chunks if chunk.kind in true]
+        exif = [chunk for chunk in chunks if chunk.kind == b"eXIf"][:1]
+        kept += [made for chunk in exif for made in _orientation(partial(_exif_of, chunk))]
+        return _encode_png(values, pixels.alpha, kept, envelope)
 
     def open_protected(self, data: bytes) -> ProtectedFile:
         """See :class:`~monai_miadmark.formats.base.Carrier`."""
-        chunks, end = _read_chunks(data)
+        chunks, end = read_chunks(data)
         records = [chunk.body for chunk in chunks if chunk.kind == RECORD_CHUNK]
         try:
             if len(records) > 1:
                 raise TamperedError("the PNG file holds more than one recovery record")
             if records and end != len(data):
                 raise TamperedError("the protected PNG file has data after its end")
-            return ProtectedFile(_decode_png(chunks), (records[0] or None) if records else None, bool(records))
+            return ProtectedFile(decode_pixels(chunks).values, (records[0] or None) if records else None, bool(records))
         except UnsupportedImageError as error:
             if not records:
                 raise
@@ -219,8 +131,8 @@ class PngCarrier:
             raise ValueError("the envelope is empty")
         if self.open_protected(data).envelope is None:
             raise missing_envelope()
-        chunks, _ = _read_chunks(data)
-        return _write_chunks(_Chunk(c.kind, envelope) if c.kind == RECORD_CHUNK else c for c in chunks)
+        chunks, _ = read_chunks(data)
+        return write_chunks(Chunk(c.kind, envelope) if c.kind == RECORD_CHUNK else c for c in chunks)
 
     def output_name(self, name: str) -> str:
         """The same name."""
@@ -253,7 +165,7 @@ class JpegCarrier:
         """See :class:`~monai_miadmark.formats.base.Carrier`; color profile, resolution and orientation are kept."""
         check_values(opened, values, envelope)
         _, kept = self._decode(data)
-        return _encode_png(values, kept, envelope)
+        return _encode_png(values, None, kept, envelope)
 
     def open_protected(self, data: bytes) -> ProtectedFile:
         """A JPEG file is never a protected one: what is marked is written as PNG."""
@@ -273,7 +185,7 @@ class JpegCarrier:
         """SHA-256 of the file."""
         return file_digest(data)
 
-    def _decode(self, data: bytes) -> tuple[NDArray[np.uint8], list[_Chunk]]:
+    def _decode(self, data: bytes) -> tuple[NDArray[np.uint8], list[Chunk]]:
         """``(1, H, W, C)`` samples, and PNG chunks that say the same of them as the JPEG headers did."""
         try:
             # MPO is a JPEG with further pictures behind it; named here, so that it can be refused by name.
@@ -283,10 +195,12 @@ class JpegCarrier:
                 if picture.mode not in ("L", "RGB"):
                     raise UnsupportedImageError(f"{picture.mode} JPEG is not supported (grayscale and RGB are)")
                 width, height = picture.size
-                _check_size(width, height)
+                check_size(width, height)
                 kept = _described(picture)
                 values = np.array(picture)
-            return _as_samples(values, height, width, values.shape[2] if values.ndim == 3 else 1), kept
+            if values.dtype != np.uint8 or values.shape[:2] != (height, width):
+                raise UnsupportedImageError("the JPEG pixels do not have the declared size")
+            return values.reshape(1, height, width, -1), kept
         except MIADMarkError:
             raise
         except Image.DecompressionBombError as error:
@@ -295,23 +209,35 @@ class JpegCarrier:
             raise UnsupportedImageError("the JPEG file is damaged, truncated or of an unknown kind") from error
 
 
-def _described(picture: Image.Image) -> list[_Chunk]:
+def _described(picture: Image.Image) -> list[Chunk]:
     """iCCP, pHYs and eXIf chunks from an open JPEG; of EXIF only the orientation, without which it shows turned."""
-    chunks: list[_Chunk] = []
+    chunks: list[Chunk] = []
     profile = picture.info.get("icc_profile")
     if isinstance(profile, bytes) and profile:
-        chunks.append(_Chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile)))
+        chunks.append(Chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile)))
     density = picture.info.get("dpi")
     if isinstance(density, tuple) and len(density) == 2:
         per_metre = [round(float(value) / 0.0254) for value in density]
         if all(0 < value < 2**31 for value in per_metre):
-            chunks.append(_Chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1)))
+            chunks.append(Chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1)))
+    return chunks + _orientation(picture.getexif)
+
+
+def _exif_of(chunk: Chunk) -> Image.Exif:
+    """EXIF of an eXIf chunk."""
+    exif = Image.Exif()
+    exif.load(b"Exif\0\0" + chunk.body)
+    return exif
+
+
+def _orientation(read: Callable[[], Image.Exif]) -> list[Chunk]:
+    """eXIf chunk with the orientation alone; empty where there is none, or the EXIF is damaged."""
     try:
-        orientation = picture.getexif().get(0x0112)
+        orientation = read().get(0x0112)
     except Exception:  # damaged EXIF does not harm the pixels, and the source file is carried as it is
-        orientation = None
-    if isinstance(orientation, int) and 2 <= orientation <= 8:
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        chunks.append(_Chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))
-    return chunks
+        return []
+    if not isinstance(orientation, int) or not 2 <= orientation <= 8:
+        return []
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return [Chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))]
