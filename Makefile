@@ -19,7 +19,7 @@ FIRST := $(if $(LIMIT),--limit $(LIMIT))
 MODALITIES := brain_mri fundus skin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup venv demo test lint format types unit train results clean
+.PHONY: help setup venv demo test lint format types unit kill train results clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,9 @@ types: $(STAMP) ## mypy
 # One thread each: the tests' networks are tiny, and threads that wait for each other on a busy machine take minutes.
 unit: $(STAMP) ## pytest; PYTEST_ARGS="-k record" for a part
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+kill: $(STAMP) ## kill folder jobs at 200 random moments, and see that nothing is lost (some minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/kills.py --kills 200
 
 train: $(STAMP) ## train classifiers, router and generator anew (hours; images in MIADMARK_DATA or ../shared/data)
 	cd $(BUNDLE) && set -e && for set in $(MODALITIES); do \

@@ -304,9 +304,9 @@ def _serve(pipe: connection.Connection, task: Task, held: Sequence[int], verbose
     try:
         work = task.prepare()
     except UnfitError as error:
-        pipe.send(("unfit", str(error)))
+        with suppress(OSError):
+            pipe.send(("unfit", str(error)))
         return
-    pipe.send(("fit", None))
 
     def admit(draft: Draft) -> None:
         pipe.send(("draft", draft))
@@ -314,7 +314,8 @@ def _serve(pipe: connection.Connection, task: Task, held: Sequence[int], verbose
         if refusal is not None:
             raise _RefusedError(refusal)
 
-    with suppress(EOFError, OSError):
+    with suppress(EOFError, OSError):  # nobody is there any more: there is nothing left to do
+        pipe.send(("fit", None))
         while (job := pipe.recv()) is not None:
             pipe.send(("over", _attempt(work, job, admit)[1]))
 
