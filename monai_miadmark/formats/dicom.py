@@ -1,21 +1,20 @@
 # Copyright 2026 The monai_miadmark authors
 # SPDX-License-Identifier: Apache-2.0
-"""Uncompressed DICOM: samples by exact splice, the protected object as a derived image with a private block."""
+"""DICOM: samples spliced where they lie as they are shown, else decoded and the source file carried.
+
+The protected object is a derived image with a private block, uncompressed in any case.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import struct
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
@@ -33,10 +32,29 @@ from monai_miadmark.formats.base import (
     splice,
     unpack_block,
 )
+from monai_miadmark.formats.dicom_decoding import PIXEL_DATA, decode, lossy_method
 from monai_miadmark.formats.dicom_derivation import declare_derived
-from monai_miadmark.formats.dicom_pixels import describe, display_window, pixel_bounds, pixel_padding
+from monai_miadmark.formats.dicom_native import make_native
+from monai_miadmark.formats.dicom_pixels import (
+    PixelDescription,
+    describe,
+    display_window,
+    extended_signs,
+    pixel_bounds,
+    pixel_padding,
+)
+from monai_miadmark.formats.dicom_reading import (
+    BIG_ENDIAN,
+    NATIVE,
+    UNDEFINED_LENGTH,
+    Source,
+    check_nesting,
+    quiet,
+    raw_element,
+    read,
+)
 from monai_miadmark.image import StoredImage
-from monai_miadmark.shell import SourceShell
+from monai_miadmark.shell import CARRIED_FILE, SourceShell
 
 __all__ = ["PRIVATE_CREATOR", "PRIVATE_GROUP", "RECORD_ELEMENT", "DicomCarrier"]
 
@@ -45,95 +63,97 @@ PRIVATE_CREATOR = "MIADMARK 1.0"
 RECORD_ELEMENT = 0x02
 """Element of the envelope inside the private block, an OB."""
 
-_PIXEL_DATA = 0x7FE00010
-_OTHER_PIXELS = {0x7FE00008: "float pixel data", 0x7FE00009: "double float pixel data"}
-_LITTLE_ENDIAN = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"}
-_BIG_ENDIAN = "1.2.840.10008.1.2.2"
-_UNDEFINED_LENGTH = 0xFFFFFFFF
+_FLOAT_PIXEL_DATA = 0x7FE00008
+_DOUBLE_PIXEL_DATA = 0x7FE00009
+_LABELS = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "Segmentation",
+    "1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation",
+}
 
 
 @dataclass(frozen=True)
-class _Parsed:
-    """A DICOM file with its samples located."""
+class _Samples:
+    """Samples of a file.
 
-    data_set: Dataset
-    layout: SampleLayout
+    Attributes:
+        values: ``(N, H, W, C)``.
+        bits_stored: significant bits.
+        spliced: layout and position in the file where they lie there as they are, else ``None``.
+    """
+
+    values: NDArray[Any]
     bits_stored: int
-    start: int
-    length: int
+    spliced: tuple[SampleLayout, int] | None
 
     @property
-    def end(self) -> int:
-        """Where the samples end; padding may follow inside the element."""
-        return self.start + self.layout.nbytes
+    def layout(self) -> SampleLayout:
+        """Shape and type in the form that the rules for windows and padding take."""
+        n, height, width, channels = self.values.shape
+        return SampleLayout((n, height, width, channels), self.values.dtype.name)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence pydicom: its warnings quote values of the file, and what matters is checked here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _read(data: bytes) -> Dataset:
-    """The data set of a file.
+def _describe(source: Source) -> PixelDescription:
+    """What a file says of its samples.
 
     Raises:
-        TamperedError: cannot be parsed.
+        UnsupportedImageError: no image, or a kind that is not supported, by name.
     """
-    try:
-        with _quiet():
-            return pydicom.dcmread(io.BytesIO(data))
-    except Exception as error:  # damaged files raise nearly anything; none may reach the caller raw
-        raise TamperedError("the DICOM file cannot be parsed") from error
-
-
-def _raw(data_set: Dataset, tag: int) -> tuple[bytes, int, int] | None:
-    """Value bytes, declared length and position of a top-level element as read, or ``None`` where there is none."""
-    if tag not in data_set:
-        return None
-    element: Any = data_set.get_item(tag)
-    value, start = getattr(element, "value", None), getattr(element, "value_tell", None)
-    if not isinstance(value, bytes) or not isinstance(start, int):
-        raise TamperedError("a DICOM element is damaged")
-    length = getattr(element, "length", None)
-    if getattr(element, "is_undefined_length", False) or not isinstance(length, int):
-        length = _UNDEFINED_LENGTH
-    return value, length, start
-
-
-def _locate(data_set: Dataset, data: bytes) -> _Parsed:
-    """Find and describe the samples.
-
-    Raises:
-        UnsupportedImageError: a kind that is not supported, by name.
-    """
-    syntax = str(getattr(data_set, "file_meta", Dataset()).get("TransferSyntaxUID", "") or "")
-    if not syntax:
+    if not source.syntax:
         raise UnsupportedImageError("DICOM without a transfer syntax is not supported")
-    if syntax not in _LITTLE_ENDIAN and syntax != _BIG_ENDIAN:
-        raise UnsupportedImageError(f"DICOM in {UID(syntax).name[:64]} is not supported (uncompressed is)")
-    for tag, what in _OTHER_PIXELS.items():
-        if tag in data_set:
-            raise UnsupportedImageError(f"DICOM with {what} is not supported")
-    found = _raw(data_set, _PIXEL_DATA)
-    if found is None:
+    data_set = source.data_set
+    if _DOUBLE_PIXEL_DATA in data_set:
+        raise UnsupportedImageError("DICOM with double float pixel data is not supported (64 bits a sample)")
+    if (PIXEL_DATA in data_set) == (_FLOAT_PIXEL_DATA in data_set):
+        if PIXEL_DATA in data_set:
+            raise UnsupportedImageError("DICOM with two kinds of pixel data is not supported")
         if "DirectoryRecordSequence" in data_set:
             raise UnsupportedImageError("a DICOMDIR is not an image")
         kind = UID(str(data_set.get("SOPClassUID", "") or "")).name[:64] or "no SOP class"
         raise UnsupportedImageError(f"DICOM object without pixel data ({kind})")
-    layout, bits_stored = describe(data_set, syntax == _BIG_ENDIAN)
+    return describe(data_set)
+
+
+def _located(source: Source, description: PixelDescription) -> tuple[SampleLayout, int, int] | None:
+    """Layout, position and length of pixel data that lie in the body as they are shown; ``None``: to be decoded.
+
+    Raises:
+        UnsupportedImageError: truncated, or not where they seem to be.
+    """
+    floats = description.dtype == "float32"
+    found = raw_element(source.data_set, _FLOAT_PIXEL_DATA if floats else PIXEL_DATA)
+    if found is None:
+        raise TamperedError("a DICOM element is damaged")
     value, length, start = found
-    if length == _UNDEFINED_LENGTH:
-        raise UnsupportedImageError("DICOM with encapsulated pixel data is not supported (uncompressed is)")
+    if (length == UNDEFINED_LENGTH) == (source.syntax in NATIVE):
+        raise UnsupportedImageError("DICOM whose pixel data do not lie as its transfer syntax says is not supported")
+    if source.syntax not in NATIVE or not description.as_stored:
+        if floats:
+            raise UnsupportedImageError("compressed float DICOM is not supported")
+        return None
+    layout = description.layout(source.syntax == BIG_ENDIAN)
     if len(value) != length or length < layout.nbytes:
         raise UnsupportedImageError("the DICOM pixel data are shorter than the image (truncated)")
-    if data[start : start + length] != value:
+    if source.body[start : start + length] != value:
         raise UnsupportedImageError("the DICOM pixel data cannot be located in the file")
-    if layout.big_endian and layout.dtype in ("uint8", "int8") and data[start - 8 : start - 6] == b"OW":
-        raise UnsupportedImageError("8-bit DICOM samples in big-endian words are not supported")
-    return _Parsed(data_set, layout, bits_stored, start, length)
+    if layout.big_endian and description.allocated == 8 and source.body[start - 8 : start - 6] == b"OW":
+        return None  # bytes are swapped in pairs
+    return layout, start, length
+
+
+def _samples(source: Source) -> _Samples:
+    """Samples of a file as they are shown.
+
+    Raises:
+        UnsupportedImageError: a kind that is not supported, by name.
+    """
+    description = _describe(source)
+    found = _located(source, description)
+    if found is None:
+        decoded = decode(source, description)
+        return _Samples(decoded.values, decoded.bits_stored, None)
+    layout, start, _ = found
+    values = layout.decode(memoryview(source.body)[start : start + layout.nbytes])
+    return _Samples(values, description.stored, None if source.deflated else (layout, start))
 
 
 def _record_tags(data_set: Dataset) -> list[int]:
@@ -151,13 +171,13 @@ def _record_tags(data_set: Dataset) -> list[int]:
 
 
 def _record(data_set: Dataset) -> tuple[bytes, int, int] | None:
-    """The packed envelope as :func:`_raw` gives it; ``None`` where the object was never marked."""
+    """The packed envelope as :func:`raw_element` gives it; ``None`` where the object was never marked."""
     tags = _record_tags(data_set)
     if not tags:
         return None
     if len(tags) > 1:
         raise TamperedError("the DICOM file holds more than one recovery record")
-    found = _raw(data_set, tags[0])
+    found = raw_element(data_set, tags[0])
     if found is None:
         raise TamperedError("the DICOM private block lacks its recovery record")
     return found
@@ -170,14 +190,18 @@ def _check_end(data_set: Dataset, data: bytes) -> None:
     """
     last = data_set.get_item(max(data_set.keys()))
     start, length, value = (getattr(last, name, None) for name in ("value_tell", "length", "value"))
-    if not isinstance(value, bytes) or not isinstance(start, int) or length == _UNDEFINED_LENGTH:
+    if not isinstance(value, bytes) or not isinstance(start, int) or length == UNDEFINED_LENGTH:
         return
     if len(value) != length or start + len(value) != len(data):
         raise TamperedError("the DICOM file is truncated, or something was appended to it")
 
 
 class DicomCarrier:
-    """Uncompressed DICOM files of 8 or 16 bits, monochrome or RGB, single and multi-frame."""
+    """DICOM images of 8, 16 or 32 bits and of single floats, gray or color, single and multi-frame.
+
+    Samples that lie in the file as they are shown are spliced. All others (compressed, deflated, palette, YBR, bytes
+    in big-endian words) are decoded, and the record carries the source file.
+    """
 
     name = "dicom"
 
@@ -185,24 +209,32 @@ class DicomCarrier:
         """See :class:`~monai_miadmark.formats.base.Carrier`."""
         return data[128:132] == b"DICM"
 
-    @_quiet()
+    @quiet()
     def open_source(self, data: bytes, name: str) -> OpenedSource:
         """See :class:`~monai_miadmark.formats.base.Carrier`."""
         try:
-            data_set = _read(data)
-            refuse_protected(bool(_record_tags(data_set)))
-            parsed = _locate(data_set, data)
-            values = parsed.layout.decode(memoryview(data)[parsed.start : parsed.end])
-            shell = SourceShell(
-                self.name,
-                PurePath(name).name,
-                parsed.layout.to_meta(),
-                {"prefix": data[: parsed.start], "suffix": data[parsed.end :]},
-            )
-            if splice(shell, values) != data:
-                raise UnsupportedImageError("the DICOM file cannot be rebuilt exactly")
-            window = display_window(data_set, parsed.layout, parsed.bits_stored, values)
-            bounds, padding = pixel_bounds(parsed.layout, parsed.bits_stored), pixel_padding(data_set, parsed.layout)
+            source = read(data)
+            refuse_protected(bool(_record_tags(source.data_set)))
+            label = _LABELS.get(str(source.data_set.get("SOPClassUID", "")))
+            if label is not None:
+                raise UnsupportedImageError(f"{label} DICOM is not supported (a label is not an image to protect)")
+            samples = _samples(source)
+            values, shell = samples.values, None
+            signed = extended_signs(values, source.data_set, samples.bits_stored)
+            if signed is not None:
+                values = signed
+            elif samples.spliced is not None:
+                layout, start = samples.spliced
+                end = start + layout.nbytes
+                blobs = {"prefix": data[:start], "suffix": data[end:]}
+                shell = SourceShell(self.name, PurePath(name).name, layout.to_meta(), blobs)
+                if splice(shell, values) != data:
+                    raise UnsupportedImageError("the DICOM file cannot be rebuilt exactly")
+            if shell is None:
+                shell = SourceShell(self.name, PurePath(name).name, {}, {CARRIED_FILE: data})
+            window = display_window(source.data_set, samples.layout, samples.bits_stored, values)
+            bounds = pixel_bounds(values.dtype.name, samples.bits_stored, values)
+            padding = pixel_padding(source.data_set, samples.layout)
             return OpenedSource(StoredImage(values, bounds, window, padding), shell)
         except TamperedError as error:
             raise UnsupportedImageError(f"not a valid DICOM file: {error}") from error
@@ -212,26 +244,25 @@ class DicomCarrier:
             raise UnsupportedImageError("the DICOM file has attributes that cannot be read") from error
 
     def rebuild(self, shell: SourceShell, values: NDArray[Any] | None) -> bytes:
-        """See :class:`~monai_miadmark.formats.base.Carrier`."""
-        return splice(shell, values)
+        """See :class:`~monai_miadmark.formats.base.Carrier`; of a carried file the samples are not looked at."""
+        carried = shell.blobs.get(CARRIED_FILE)
+        return splice(shell, values) if carried is None else carried
 
     def carry(self, data: bytes, opened: OpenedSource, values: NDArray[Any], envelope: bytes | None) -> bytes:
         """See :class:`~monai_miadmark.formats.base.Carrier`.
 
         The object becomes a derived image with new instance and series UIDs, see
-        :func:`~monai_miadmark.formats.dicom_derivation.declare_derived`.
+        :func:`~monai_miadmark.formats.dicom_derivation.declare_derived`; where the source file is carried, an
+        uncompressed one, see :func:`~monai_miadmark.formats.dicom_native.make_native`.
         """
         check_values(opened, values, envelope)
         try:
-            with _quiet():
-                data_set = _read(data)
-                parsed = _locate(data_set, data)
-                surplus = data[parsed.end : parsed.start + parsed.length]
-                declare_derived(data_set, hashlib.sha256(data).digest(), values)
-                data_set[_PIXEL_DATA].value = parsed.layout.encode(values) + surplus
+            with quiet():
+                data_set = self._derived(data, opened, values)
                 block = data_set.private_block(PRIVATE_GROUP, PRIVATE_CREATOR, create=True)
                 packed = pack_block(envelope)
                 block.add_new(RECORD_ELEMENT, "OB", packed + bytes(len(packed) % 2))
+                check_nesting(data_set)
                 buffer = io.BytesIO()
                 data_set.save_as(buffer)
             written = buffer.getvalue()
@@ -241,22 +272,43 @@ class DicomCarrier:
         except Exception as error:  # pydicom cannot write everything that it reads
             raise UnsupportedImageError("the DICOM file has attributes that cannot be written again") from error
         # The data set was written by a library that repairs what it reads: look at what came out.
-        if again.envelope != envelope or not np.array_equal(again.values, values):
+        if again.envelope != envelope or not np.array_equal(_bits(again.values), _bits(values)):
             raise UnsupportedImageError("the protected DICOM file does not read back as it was written")
         return written
 
-    @_quiet()
+    def _derived(self, data: bytes, opened: OpenedSource, values: NDArray[Any]) -> Dataset:
+        """The protected data set without its record."""
+        source = read(data)
+        data_set, description = source.data_set, _describe(source)
+        # All that is taken from the source's pixel data comes first: they are replaced below.
+        if CARRIED_FILE in opened.shell.blobs:
+            lossy = lossy_method(source, description)
+            declare_derived(data_set, hashlib.sha256(data).digest(), values)
+            make_native(data_set, values, source.syntax, lossy)
+            return data_set
+        found = _located(source, description)
+        if found is None:
+            raise TamperedError("the samples are not where they were")
+        layout, start, length = found
+        declare_derived(data_set, hashlib.sha256(data).digest(), values)
+        tag = _FLOAT_PIXEL_DATA if description.dtype == "float32" else PIXEL_DATA
+        data_set[tag].value = layout.encode(values) + data[start + layout.nbytes : start + length]
+        return data_set
+
+    @quiet()
     def open_protected(self, data: bytes) -> ProtectedFile:
-        """See :class:`~monai_miadmark.formats.base.Carrier`."""
-        data_set = _read(data)
+        """See :class:`~monai_miadmark.formats.base.Carrier`.
+
+        What was compressed without loss after it was protected reads as before.
+        """
+        source = read(data)
         marked = False
         try:
-            found = _record(data_set)
+            found = _record(source.data_set)
             marked = found is not None
             if marked:
-                _check_end(data_set, data)
-            parsed = _locate(data_set, data)
-            values = parsed.layout.decode(memoryview(data)[parsed.start : parsed.end])
+                _check_end(source.data_set, source.body)
+            values = _samples(source).values
             return ProtectedFile(values, unpack_block(found[0]) if found else None, marked)
         except UnsupportedImageError as error:
             if not marked:
@@ -273,13 +325,13 @@ class DicomCarrier:
             raise ValueError("the envelope is empty")
         if self.open_protected(data).envelope is None:
             raise missing_envelope()
-        data_set = _read(data)
+        data_set = read(data).data_set
         found = _record(data_set)
         if found is None or found[1] != len(found[0]) or data[found[2] : found[2] + found[1]] != found[0]:
             raise TamperedError("the recovery record cannot be located in the file")
         packed = pack_block(envelope)
         packed += bytes(len(packed) % 2)
-        order = ">" if data_set.file_meta.TransferSyntaxUID == _BIG_ENDIAN else "<"
+        order = ">" if data_set.file_meta.TransferSyntaxUID == BIG_ENDIAN else "<"
         start = found[2]
         # The four bytes before a value are its length, in explicit VR (OB, UN) as in implicit VR.
         changed = b"".join((data[: start - 4], struct.pack(f"{order}I", len(packed)), packed, data[start + found[1] :]))
@@ -294,3 +346,8 @@ class DicomCarrier:
     def file_digest(self, data: bytes) -> bytes:
         """SHA-256 of the file."""
         return file_digest(data)
+
+
+def _bits(values: NDArray[Any]) -> NDArray[Any]:
+    """Bit patterns: NaN does not equal itself."""
+    return values.view(f"u{values.dtype.itemsize}")

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.uid import UID
 
 from monai_miadmark import __version__
 from monai_miadmark.errors import UnsupportedImageError
@@ -32,9 +33,20 @@ _TRAILING_PADDING = 0xFFFCFFFC
 """Means nothing, and where it is the last element a cut inside the file's end would go unnoticed."""
 # An icon is a small copy of the unprotected image; the series extrema no longer hold.
 _OUTDATED = ("IconImageSequence", "SmallestPixelValueInSeries", "LargestPixelValueInSeries")
+# When this instance was made: a date would make two runs give different objects, and the source's is not true of it.
+_OF_CREATION = ("InstanceCreationDate", "InstanceCreationTime")
 _CODE_ADDITION = ("113042", "Pixel by pixel addition")
 _CODE_SOURCE = ("121322", "Source image for image processing operation")
 _CODE_EQUIPMENT = ("109103", "Modifying Equipment")
+# Their fourth value of Image and Frame Type says what operation made the pixels, NONE "not a calculated image" (PS3.3
+# C.8.16.1.4). Other enhanced objects, XA and XRF for one, allow nothing but NONE.
+_DERIVED_CONTRAST = {
+    "1.2.840.10008.5.1.4.1.1.2.1",  # Enhanced CT
+    "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT
+    "1.2.840.10008.5.1.4.1.1.4.1",  # Enhanced MR
+    "1.2.840.10008.5.1.4.1.1.4.3",  # Enhanced MR Color
+    "1.2.840.10008.5.1.4.1.1.4.4",  # Legacy Converted Enhanced MR
+}
 
 
 def derived_uid(*parts: bytes) -> str:
@@ -64,8 +76,11 @@ def declare_derived(data_set: Dataset, file_digest: bytes, values: NDArray[Any])
     if not sop_class or not instance:
         raise UnsupportedImageError("DICOM without SOP Class and Instance UID is not supported")
     _declare_derivation(data_set, sop_class, instance)
+    _declare_in_frames(data_set, sop_class, instance)
     data_set.SOPInstanceUID = derived_uid(b"instance", instance.encode(), file_digest)
-    data_set.file_meta.MediaStorageSOPInstanceUID = data_set.SOPInstanceUID
+    data_set.file_meta.MediaStorageSOPInstanceUID = UID(data_set.SOPInstanceUID)
+    data_set.file_meta.ImplementationClassUID = UID(derived_uid(b"implementation"))
+    data_set.file_meta.ImplementationVersionName = "MIADMARK"
     series = str(data_set.get("SeriesInstanceUID", "") or "")
     data_set.SeriesInstanceUID = derived_uid(b"series", series.encode() or file_digest)
     _declare_series(data_set)
@@ -74,7 +89,7 @@ def declare_derived(data_set: Dataset, file_digest: bytes, values: NDArray[Any])
     for tag in (*_SIGNATURES, _TRAILING_PADDING):
         if tag in data_set:
             del data_set[tag]
-    for keyword in _OUTDATED:
+    for keyword in (*_OUTDATED, *_OF_CREATION):
         if keyword in data_set:
             delattr(data_set, keyword)
 
@@ -87,43 +102,52 @@ def _code(code: tuple[str, str]) -> Sequence:
     return Sequence([item])
 
 
-def _source(sop_class: str, instance: str) -> Sequence:
-    """Source Image Sequence with the one image that was marked."""
+def _source(sop_class: str, instance: str, frame: int | None = None) -> Sequence:
+    """Source Image Sequence with the one image that was marked, or the one frame of it (from 1)."""
     item = Dataset()
     item.ReferencedSOPClassUID = sop_class
     item.ReferencedSOPInstanceUID = instance
+    if frame is not None:
+        item.ReferencedFrameNumber = frame
     item.SpatialLocationsPreserved = "YES"
     item.PurposeOfReferenceCodeSequence = _code(_CODE_SOURCE)
     return Sequence([item])
 
 
-def _derived_type(value: Any) -> list[str]:
+def _derived_type(value: Any, sop_class: str) -> list[str]:
     """Image Type or Frame Type with value 1 DERIVED, the rest kept."""
     kept = [value] if isinstance(value, str) else [str(part) for part in value or []]
-    return ["DERIVED", *(kept[1:] or ["PRIMARY"])]
+    derived = ["DERIVED", *(kept[1:] or ["PRIMARY"])]
+    if sop_class in _DERIVED_CONTRAST and derived[3:4] == ["NONE"]:
+        derived[3] = "ADDITION"
+    return derived
 
 
 def _declare_derivation(data_set: Dataset, sop_class: str, instance: str) -> None:
-    """Image Type, description, code and source: in the object, and in the functional groups of enhanced ones."""
-    data_set.ImageType = _derived_type(data_set.get("ImageType", None))
+    """Image Type, description, code and source of the object."""
+    data_set.ImageType = _derived_type(data_set.get("ImageType", None), sop_class)
     earlier = str(data_set.get("DerivationDescription", "") or "")
     data_set.DerivationDescription = (f"{_DESCRIPTION}; before: {earlier}" if earlier else _DESCRIPTION)[:1024]
     # Earlier derivations (lossy compression, above all) stay true of the protected image.
     codes = list(data_set.get("DerivationCodeSequence", None) or [])
     data_set.DerivationCodeSequence = Sequence([*codes, *_code(_CODE_ADDITION)])
     data_set.SourceImageSequence = _source(sop_class, instance)
+
+
+def _declare_in_frames(data_set: Dataset, sop_class: str, instance: str) -> None:
+    """Frame Type and Derivation Image in the functional groups of enhanced objects."""
     shared = list(data_set.get("SharedFunctionalGroupsSequence", None) or [])
     frames = list(data_set.get("PerFrameFunctionalGroupsSequence", None) or [])
     for group in (*shared, *frames):
         for item in _frame_type_items(group):
-            item.FrameType = _derived_type(item.FrameType)
-    # A functional group is either shared or per frame, never both.
-    in_frames = any("DerivationImageSequence" in frame for frame in frames)
-    for group in frames if in_frames else shared[:1]:
+            item.FrameType = _derived_type(item.FrameType, sop_class)
+    # A functional group is either shared or per frame, never both (PS3.3 C.7.6.16.1.1).
+    in_frames = not shared or any("DerivationImageSequence" in frame for frame in frames)
+    for number, group in enumerate(frames if in_frames else shared[:1], 1):
         derivation = Dataset()
         derivation.DerivationDescription = _DESCRIPTION
         derivation.DerivationCodeSequence = _code(_CODE_ADDITION)
-        derivation.SourceImageSequence = _source(sop_class, instance)
+        derivation.SourceImageSequence = _source(sop_class, instance, number if in_frames else None)
         before = list(group.get("DerivationImageSequence", None) or [])
         group.DerivationImageSequence = Sequence([*before, derivation])
 
@@ -155,12 +179,13 @@ def _declare_equipment(data_set: Dataset) -> None:
 
 
 def _update_extrema(data_set: Dataset, values: NDArray[Any]) -> None:
-    """Smallest and Largest Image Pixel Value, where the source has them."""
-    vr = "SS" if np.issubdtype(values.dtype, np.signedinteger) else "US"
-    for keyword, number in (
-        ("SmallestImagePixelValue", int(values.min())),
-        ("LargestImagePixelValue", int(values.max())),
-    ):
-        if keyword in data_set:
-            del data_set[keyword]
-            data_set.add_new(keyword, vr, number)
+    """Smallest and Largest Image Pixel Value, where the source has them and their 16 bits hold the new ones."""
+    signed = np.issubdtype(values.dtype, np.signedinteger)
+    limits = np.iinfo(np.int16 if signed else np.uint16)
+    for keyword in ("SmallestImagePixelValue", "LargestImagePixelValue"):
+        if keyword not in data_set:
+            continue
+        del data_set[keyword]
+        number = values.min() if keyword.startswith("Smallest") else values.max()
+        if values.dtype.kind != "f" and limits.min <= number <= limits.max:
+            data_set.add_new(keyword, "SS" if signed else "US", int(number))

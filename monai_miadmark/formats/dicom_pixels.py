@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from monai_miadmark.errors import UnsupportedImageError
 from monai_miadmark.formats.base import SampleLayout, narrowed_window
 from monai_miadmark.image import Bounds, Window, percentile_window
 
-__all__ = ["describe", "display_window", "pixel_bounds", "pixel_padding"]
+__all__ = ["PixelDescription", "describe", "display_window", "extended_signs", "pixel_bounds", "pixel_padding"]
 
 # CT numbers are shown brain-and-body wide, unless the object says better: centre 40 HU, width 400 HU.
 _CT_WINDOW = (40.0, 400.0)
@@ -31,25 +32,78 @@ def _integer(data_set: Dataset, keyword: str, default: int | None = None) -> int
         raise UnsupportedImageError(f"DICOM without a valid {keyword} is not supported") from error
 
 
-def describe(data_set: Dataset, big_endian: bool) -> tuple[SampleLayout, int]:
-    """Layout and Bits Stored from the Image Pixel module (PS3.3 C.7.6.3)."""
+_SAMPLES = {"MONOCHROME1": 1, "MONOCHROME2": 1, "PALETTE COLOR": 1, "RGB": 3}
+_SAMPLES |= {f"YBR_{kind}": 3 for kind in ("FULL", "FULL_422", "RCT", "ICT")}
+_AS_STORED = {"MONOCHROME1", "MONOCHROME2", "RGB"}
+
+
+@dataclass(frozen=True)
+class PixelDescription:
+    """What the Image Pixel module says of the samples (PS3.3 C.7.6.3).
+
+    Attributes:
+        shape: ``(N, H, W, C)``, all at least 1.
+        dtype: name of the type of a sample, of ``STORED_DTYPES``.
+        photometric: Photometric Interpretation, one of those that are known.
+        allocated: Bits Allocated.
+        stored: Bits Stored.
+        planar: Planar Configuration 1.
+    """
+
+    shape: tuple[int, int, int, int]
+    dtype: str
+    photometric: str
+    allocated: int
+    stored: int
+    planar: bool
+
+    @property
+    def signed(self) -> bool:
+        """Pixel Representation 1."""
+        return self.dtype.startswith("int")
+
+    @property
+    def as_stored(self) -> bool:
+        """Whether samples are shown without going through a palette or another color space."""
+        return self.photometric in _AS_STORED
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all samples, not subsampled; exact for any declared shape."""
+        n, height, width, samples = self.shape
+        return n * height * width * samples * (self.allocated // 8)
+
+    def layout(self, big_endian: bool) -> SampleLayout:
+        """How the samples lie in a file that is not compressed, where they are :attr:`as_stored`."""
+        return SampleLayout(self.shape, self.dtype, big_endian, self.planar)
+
+
+def describe(data_set: Dataset) -> PixelDescription:
+    """Check and read the Image Pixel module.
+
+    Raises:
+        UnsupportedImageError: a kind that is not supported, by name.
+    """
     # Cut to the length of a CS: it goes into messages, and a damaged file may hold anything here.
     photometric = str(data_set.get("PhotometricInterpretation", "") or "")[:16]
     if not photometric:
         raise UnsupportedImageError("DICOM without a photometric interpretation is not supported")
     samples = _integer(data_set, "SamplesPerPixel", 1)
-    wanted = {"MONOCHROME1": 1, "MONOCHROME2": 1, "RGB": 3}.get(photometric)
+    wanted = _SAMPLES.get(photometric)
     if wanted is None:
-        raise UnsupportedImageError(f"{photometric} DICOM is not supported (MONOCHROME1, MONOCHROME2 and RGB are)")
+        raise UnsupportedImageError(f"{photometric} DICOM is not supported ({', '.join(_SAMPLES)} are)")
     if samples != wanted:
         raise UnsupportedImageError(f"{photometric} DICOM of {samples} samples per pixel is not supported")
     allocated = _integer(data_set, "BitsAllocated")
-    stored = _integer(data_set, "BitsStored", allocated)
-    if allocated not in (8, 16):
-        raise UnsupportedImageError(f"DICOM of {allocated} bits allocated is not supported (8 and 16 are)")
-    if not 1 <= stored <= allocated or _integer(data_set, "HighBit", stored - 1) != stored - 1:
+    floats = "FloatPixelData" in data_set
+    if allocated == 1:
+        raise UnsupportedImageError("DICOM of 1 bits allocated is not supported (a label is not an image to protect)")
+    if allocated not in ((32,) if floats else (8, 16, 32)):
+        raise UnsupportedImageError(f"DICOM of {allocated} bits allocated is not supported (8, 16 and 32 are)")
+    stored = allocated if floats else _integer(data_set, "BitsStored", allocated)
+    if not 1 <= stored <= allocated or (not floats and _integer(data_set, "HighBit", stored - 1) != stored - 1):
         raise UnsupportedImageError("DICOM whose samples are not in the low bits is not supported")
-    signed = _integer(data_set, "PixelRepresentation", 0)
+    signed = 0 if floats else _integer(data_set, "PixelRepresentation", 0)
     if signed not in (0, 1):
         raise UnsupportedImageError("DICOM without a valid PixelRepresentation is not supported")
     planar = _integer(data_set, "PlanarConfiguration", 0) if samples > 1 else 0
@@ -59,12 +113,18 @@ def describe(data_set: Dataset, big_endian: bool) -> tuple[SampleLayout, int]:
     rows, columns = _integer(data_set, "Rows"), _integer(data_set, "Columns")
     if min(frames, rows, columns) < 1:
         raise UnsupportedImageError("the DICOM image has no pixels")
-    dtype = f"{'int' if signed else 'uint'}{allocated}"
-    return SampleLayout((frames, rows, columns, samples), dtype, big_endian, planar == 1), stored
+    if floats and samples != 1:
+        raise UnsupportedImageError("float DICOM of more than one sample per pixel is not supported")
+    dtype = "float32" if floats else f"{'int' if signed else 'uint'}{allocated}"
+    return PixelDescription((frames, rows, columns, samples), dtype, photometric, allocated, stored, planar == 1)
 
 
 def pixel_padding(data_set: Dataset, layout: SampleLayout) -> tuple[int, int] | None:
     """Pixel Padding Value to Range Limit, both inclusive, in container integers (PS3.3 C.7.5.1.1.2)."""
+    if layout.dtype == "float32":
+        if data_set.get("FloatPixelPaddingValue", None) is not None:
+            raise UnsupportedImageError("float DICOM with a padding value is not supported")
+        return None
     if layout.shape[3] != 1 or data_set.get("PixelPaddingValue", None) is None:
         return None
     value = _integer(data_set, "PixelPaddingValue")
@@ -146,8 +206,33 @@ def _voi_limits(data_set: Dataset) -> tuple[float, float] | None:
     return center - width / 2, center + width / 2  # LINEAR_EXACT, and the near-linear part of SIGMOID
 
 
-def pixel_bounds(layout: SampleLayout, bits_stored: int) -> Bounds:
-    """Range of Bits Stored; samples outside it may occur (overlay bits), protected ones are not moved there."""
-    if layout.dtype.startswith("int"):
+def pixel_bounds(dtype: str, bits_stored: int, values: NDArray[Any]) -> Bounds:
+    """Range of Bits Stored; samples outside it may occur (overlay bits), protected ones are not moved there.
+
+    For float samples it is the range of the finite ones.
+    """
+    if dtype == "float32":
+        finite = values[np.isfinite(values)]
+        return Bounds(float(finite.min()), float(finite.max())) if finite.size else Bounds(0.0, 0.0)
+    if dtype.startswith("int"):
         return Bounds(-(2 ** (bits_stored - 1)), 2 ** (bits_stored - 1) - 1)
     return Bounds(0, 2**bits_stored - 1)
+
+
+def extended_signs(values: NDArray[Any], data_set: Dataset, bits_stored: int) -> NDArray[Any] | None:
+    """Signed samples whose writer left the bits above Bits Stored at zero, with those bits filled by the sign.
+
+    ``None`` where the samples are right as they are, or where those bits are in use: for an overlay, or by samples
+    that are larger than Bits Stored says.
+    """
+    shift = values.dtype.itemsize * 8 - bits_stored
+    if values.dtype.kind != "i" or not shift or not int(values.max()) >> (bits_stored - 1):
+        return None
+    if int(values.min()) < 0 or int(values.max()) >> bits_stored:
+        return None
+    # An overlay without data of its own lies in the samples.
+    groups = {tag >> 16 for tag in data_set.keys() if tag >> 16 & 0xFF01 == 0x6000}
+    if any(group << 16 | 0x3000 not in data_set for group in groups):
+        return None
+    result: NDArray[Any] = (values << shift) >> shift
+    return result
