@@ -145,6 +145,12 @@ def _add_remove(parser: _Parser) -> None:
     _add_batch(parser)
     _add_identities(parser)
     parser.add_argument("--require-signer", type=Path, metavar="SIGNER.pub", help="accept only what this key signed")
+    parser.add_argument(
+        "--sidecars",
+        type=Path,
+        metavar="DIR",
+        help="where to look for records of files that lost theirs; they are found by the pixels",
+    )
 
 
 def _add_reseal(parser: _Parser) -> None:

@@ -17,7 +17,7 @@ import sys
 import threading
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
@@ -32,6 +32,7 @@ from monai_miadmark.locking import LockedError
 from monai_miadmark.logo import BUILT_IN_LOGOS, draw_logo
 from monai_miadmark.manifest import ManifestError
 from monai_miadmark.options import ProtectOptions
+from monai_miadmark.sidecars import find_sidecars
 from monai_miadmark.tasks import Failure, KeyFile, ProtectTask, RemoveTask, ResealTask, Task, UnfitError
 
 __all__ = ["main"]
@@ -166,7 +167,14 @@ def _remove(options: Namespace) -> int:
     """Restore files."""
     if options.require_signer is not None:
         _checked(keys.load_verifier, options.require_signer)
-    task = RemoveTask(**_opening(options), require_signer=options.require_signer)
+    opening = _opening(options)
+    sidecars: Mapping[str, Sequence[Path]] = {}
+    if options.sidecars is not None:
+        try:
+            sidecars = find_sidecars(options.sidecars)
+        except OSError as error:
+            raise UsageError(f"{_shown(options.sidecars)}: {error.strerror}", "name a folder with sidecars") from error
+    task = RemoveTask(**opening, require_signer=options.require_signer, sidecars=sidecars)
     return _run(options, task, lambda path: None, "restored")
 
 

@@ -27,7 +27,7 @@ import json
 import re
 import struct
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 from monai_miadmark.errors import NotProtectedError, TamperedError
 from monai_miadmark.signatures import Verifier
@@ -49,6 +49,7 @@ __all__ = [
     "finish_envelope",
     "inspect_envelope",
     "parse_envelope",
+    "peek_header",
 ]
 
 MAGIC = b"MIADMARK"
@@ -247,6 +248,33 @@ def parse_envelope(envelope: bytes) -> Envelope:
         reason = str(error) if type(error) is _HeaderError else "not the JSON of one"
         raise TamperedError(f"the header of the sealed record is malformed: {reason}") from None
     return Envelope(header, view[:body], view[body:end])
+
+
+def peek_header(stream: BinaryIO) -> Header:
+    """The header of an envelope, from its first bytes alone: enough to find the image that it belongs to.
+
+    The checksum is not looked at; take nothing of it for more than a hint.
+
+    Args:
+        stream: at the beginning of the envelope; read no further than to the end of the header.
+
+    Raises:
+        NotProtectedError: the bytes do not begin as an envelope.
+        TamperedError: damaged, truncated, or of an unknown version.
+        OSError: reading failed.
+    """
+    start = stream.read(_START.size)
+    if start[: len(MAGIC)] != MAGIC:
+        raise NotProtectedError("no sealed recovery record: the bytes do not begin as one")
+    if len(start) < _START.size:
+        raise TamperedError("the sealed record is truncated")
+    _, version, header_bytes = _START.unpack(start)
+    if version != VERSION or header_bytes > _MAX_HEADER_BYTES:
+        raise TamperedError("the sealed record is damaged, or made by a newer monai_miadmark")
+    try:
+        return _decode_header(stream.read(header_bytes))
+    except (ValueError, RecursionError):
+        raise TamperedError("the header of the sealed record is malformed") from None
 
 
 class _HeaderError(ValueError):

@@ -13,11 +13,12 @@ import contextlib
 import errno
 import hashlib
 import io
+import itertools
 import os
 import secrets
 import stat
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -29,6 +30,7 @@ from monai_miadmark import pipeline
 from monai_miadmark.closeness import Closeness, InkWatch, closeness
 from monai_miadmark.errors import MIADMarkError, UnsupportedImageError
 from monai_miadmark.formats import carrier_for
+from monai_miadmark.image import pixel_digest
 from monai_miadmark.keys import KeyIdentity, Recipient, Signer, Verifier
 from monai_miadmark.marking import Marker
 from monai_miadmark.masks import read_mask
@@ -53,6 +55,7 @@ __all__ = [
     "make_protected",
     "make_restored",
     "make_revoked",
+    "open_regular",
     "protect_file",
     "protected_name",
     "read_protected",
@@ -293,6 +296,21 @@ def is_leftover(name: str) -> bool:
     return name == f".{token}{TEMPORARY_SUFFIX}" and len(token) == 16 and set(token) <= set("0123456789abcdef")
 
 
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    """A regular file, open for reading in a context, and its status.
+
+    Raises:
+        OSError: it cannot be read or is not a regular file.
+    """
+    # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as stream:
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        yield stream, status
+
+
 def stamp_file(path: Path) -> Stamp:
     """Stamp of a regular file on disk, read piece by piece.
 
@@ -300,9 +318,8 @@ def stamp_file(path: Path) -> Stamp:
         OSError: it cannot be read or is not a regular file.
     """
     digest = hashlib.sha256()
-    with _opened(path) as stream:
-        status = _regular(stream, path)
-        size = 0
+    size = 0
+    with open_regular(path) as (stream, status):
         while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
             size += len(chunk)
@@ -439,6 +456,7 @@ def make_restored(
     identities: Sequence[KeyIdentity],
     *,
     require_signer: Verifier | None = None,
+    sidecars: Mapping[str, Sequence[Path]] | None = None,
     overwrite: bool = False,
 ) -> Made:
     """Restore one file in memory.
@@ -448,6 +466,7 @@ def make_restored(
         folder: where the restored file is to go, under its source's name.
         identities: keys to try.
         require_signer: accept only what this custodian signed.
+        sidecars: by pixel digest (hex), where to look if the file has no record, inside or beside it.
         overwrite: replace an existing file.
 
     Raises:
@@ -456,11 +475,27 @@ def make_restored(
         ValueError: the record names a file that it must not name.
     """
     source = read_protected(src)
-    envelope = _envelope(source)
-    result = pipeline.remove_bytes(source.data, identities, envelope=envelope, require_signer=require_signer)
-    path = folder / safe_name(result.name)
-    _check_apart(path, src)
-    return Made(source.stamp, (Output(path, result.data),), source.mode, overwrite, envelope)
+
+    def restored(envelope: bytes | None) -> Made:
+        result = pipeline.remove_bytes(source.data, identities, envelope=envelope, require_signer=require_signer)
+        path = folder / safe_name(result.name)
+        _check_apart(path, src)
+        return Made(source.stamp, (Output(path, result.data),), source.mode, overwrite, envelope)
+
+    held = carrier_for(source.data, src.name).open_protected(source.data)
+    if held.envelope is not None:
+        return restored(held.envelope)
+    others = () if sidecars is None else sidecars.get(pixel_digest(held.values).hex(), ())
+    envelopes: Iterator[bytes | None] = (_read(other).data for other in others)
+    if source.envelope is not None or not others:
+        envelopes = itertools.chain([source.envelope], envelopes)
+    failures: list[MIADMarkError] = []
+    for envelope in envelopes:
+        try:
+            return restored(envelope)
+        except MIADMarkError as error:  # damaged, or resealed for somebody else: another one may open
+            failures.append(error)
+    raise failures[0]
 
 
 def remove_file(
@@ -549,30 +584,9 @@ def verify_file(path: Path, signer: Verifier | None = None) -> EnvelopeInfo:
     return pipeline.verify_bytes(source.data, envelope=source.envelope, signer=signer)
 
 
-def _envelope(source: ProtectedSource) -> bytes | None:
-    """The record that counts for a protected file: the one inside, else the one beside it."""
-    held = carrier_for(source.data, source.path.name).open_protected(source.data)
-    return source.envelope if held.envelope is None else held.envelope
-
-
-def _opened(path: Path) -> BinaryIO:
-    """A file, opened for reading."""
-    # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
-    return open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
-
-
-def _regular(stream: BinaryIO, path: Path) -> os.stat_result:
-    """Status of an open file, which must be a regular one."""
-    status = os.fstat(stream.fileno())
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return status
-
-
 def _read(path: Path, size: int = -1) -> _Content:
     """A regular file, or its first bytes."""
-    with _opened(path) as stream:
-        status = _regular(stream, path)
+    with open_regular(path) as (stream, status):
         # The time is taken before the content: what changes in between has another time afterwards.
         return _Content(stream.read(size), stat.S_IMODE(status.st_mode) & 0o777, status.st_mtime_ns)
 

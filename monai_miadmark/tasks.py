@@ -9,7 +9,7 @@ with the task: hand tasks to processes through pipes, never through files.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -255,9 +255,12 @@ class RemoveTask(_Opening):
 
     Attributes:
         require_signer: public key file of the custodian who must have signed.
+        sidecars: by pixel digest (hex), where to look for the record of a file that has none; see
+            :func:`~monai_miadmark.sidecars.find_sidecars`.
     """
 
     require_signer: Path | None = None
+    sidecars: Mapping[str, Sequence[Path]] = field(default_factory=dict, repr=False)
 
     verb = "remove"
 
@@ -274,7 +277,12 @@ class RemoveTask(_Opening):
 
         def work(job: Job) -> Made:
             return files.make_restored(
-                job.source, job.folder, identities, require_signer=signer, overwrite=self.overwrite
+                job.source,
+                job.folder,
+                identities,
+                require_signer=signer,
+                sidecars=self.sidecars,
+                overwrite=self.overwrite,
             )
 
         return work

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from monai_miadmark import cli
+from monai_miadmark.locking import FolderLock
 from monai_miadmark.manifest import MANIFEST_NAME
 from monai_miadmark.seal import inspect_envelope
 
@@ -319,6 +321,105 @@ class TestOutputs:
         said = miadmark("remove", "p", "-o", "r", "-i", "alice.key")
         assert said.status == 1 and "No space left on device" in said.err
         assert results(tmp_path / "r") == {}
+
+
+class TestFolderJobs:
+    """What only the command line has to do with jobs; the rest is in test_batch, test_engines and test_kills."""
+
+    def test_several_processes(self, miadmark: Run, keys: None, tmp_path: Path) -> None:
+        made = samples.tree(tmp_path / "in")
+        assert miadmark("protect", "in", "-o", "p", "-r", "alice.pub", "--jobs", "1").status == 0
+        said = miadmark("remove", "p", "-o", "r", "-i", "alice.key", "--jobs", "2")
+        assert said.status == 0 and "restored 5 files in" in said.err
+        assert results(tmp_path / "r").keys() == made.keys()
+
+    def test_a_passphrase_is_asked_for_once(self, miadmark: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("a.png", "b.png"):
+            Path(name).write_bytes(samples.png())
+        answers = iter(["correct horse", "correct horse", "correct horse"])
+        monkeypatch.setattr("getpass.getpass", lambda prompt: next(answers))
+        monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(isatty=lambda: True))
+        assert miadmark("protect", "a.png", "b.png", "-o", "p", "--passphrase").status == 0
+        assert miadmark("remove", "p", "-o", "r", "--passphrase", "--jobs", "2").status == 0
+        assert next(answers, None) is None
+        assert b"horse" not in Path("p", MANIFEST_NAME).read_bytes()
+
+    def test_resume(self, miadmark: Run, keys: None, tmp_path: Path) -> None:
+        samples.tree(tmp_path / "in")
+        command = ("protect", "in", "-o", "p", "-r", "alice.pub")
+        assert miadmark(*command, "--resume").status == 0  # nothing to go on with yet
+        before = samples.contents(tmp_path / "p")
+        Path("p/ct.dcm").unlink()
+        said = miadmark(*command, "--resume", "--verify")
+        assert said.status == 0 and "protected 1 file, 4 done before in" in said.err
+        assert {n for n, d in results(tmp_path / "p").items() if d != before[n]} == {"ct.dcm"}
+        said = miadmark(*command, "--resume", "--preset", "strong", "-r", "bob.pub")
+        assert said.status == 2 and "other options (preset, recipients)" in said.err
+
+    def test_verify_is_for_resume(self, miadmark: Run, keys: None) -> None:
+        Path("a.png").write_bytes(samples.png())
+        assert miadmark("protect", "a.png", "-o", "p", "-r", "bob.pub", "--verify").status == 2
+        assert miadmark("protect", "a.png", "-o", "p", "-r", "bob.pub", "--jobs", "0").status == 2
+
+    def test_a_damaged_manifest(self, miadmark: Run, keys: None) -> None:
+        Path("a.png").write_bytes(samples.png())
+        Path("p").mkdir()
+        Path("p", MANIFEST_NAME).write_text("my notes\n")
+        said = miadmark("protect", "a.png", "-o", "p", "-r", "bob.pub")
+        assert said.status == 2 and "is not a manifest" in said.err
+        assert Path("p", MANIFEST_NAME).read_text() == "my notes\n" and not results(Path("p"))
+
+    def test_two_runs_in_one_folder(self, miadmark: Run, keys: None) -> None:
+        Path("a.png").write_bytes(samples.png())
+        with FolderLock(Path("p"), "protect"):
+            said = miadmark("protect", "a.png", "-o", "p", "-r", "bob.pub")
+        assert said.status == 1 and f"miadmark protect, process {os.getpid()} on" in said.err
+
+    def test_broken_off(self, miadmark: Run, keys: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        for number in range(3):
+            Path(f"{number}.png").write_bytes(samples.png(number))
+        sources = ["0.png", "1.png", "2.png"]
+
+        class Interrupting(doubles.NoiseMarker):
+            count = 0
+
+            def specialist(self, modality: str, images: NDArray[np.float32]) -> doubles.NoiseMarker:
+                Interrupting.count += 1
+                if Interrupting.count == 2:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return self
+
+        monkeypatch.setattr(sys.modules["monai_miadmark.marker"], "load_marker", Interrupting)
+        said = miadmark("protect", *sources, "-o", "p", "-r", "bob.pub")
+        assert said.status == 143 and "protected 1 file in" in said.err and "hint: --resume goes on" in said.err
+        assert set(results(tmp_path / "p")) == {"0.png"}
+        said = miadmark("protect", *sources, "-o", "p", "-r", "bob.pub", "--resume")
+        assert said.status == 0 and "protected 2 files, 1 done before" in said.err
+
+    def test_an_instance_that_comes_twice(self, miadmark: Run, keys: None, tmp_path: Path) -> None:
+        for name in ("a.dcm", "b.dcm"):
+            Path(name).write_bytes(samples.ct())
+        said = miadmark("protect", "a.dcm", "b.dcm", "-o", "p", "-r", "bob.pub")
+        assert said.status == 1 and "b.dcm: has the SOP Instance UID of a.dcm" in said.err
+        assert set(results(tmp_path / "p")) == {"a.dcm"}
+
+    def test_records_inside_and_beside(self, miadmark: Run, keys: None, tmp_path: Path) -> None:
+        """The one beside restores when the one inside is stripped, wherever it is and whatever the file is called."""
+        Path("a.png").write_bytes(samples.png())
+        assert miadmark("protect", "a.png", "-o", "p", "-r", "bob.pub", "--record", "both").status == 0
+        assert set(results(tmp_path / "p")) == {"a.png", "a.png.miadmark"}
+        Path("kept/deep").mkdir(parents=True)
+        Path("p/a.png.miadmark").rename("kept/deep/0001.miadmark")
+        Path("kept/notes.miadmark").write_text("no record")
+        Path("stripped").mkdir()
+        with Image.open("p/a.png") as picture:
+            picture.save("stripped/renamed.png")
+        assert miadmark("remove", "stripped", "-o", "r", "-i", "bob.key").status == 1
+        said = miadmark("remove", "stripped", "-o", "r", "-i", "bob.key", "--sidecars", "kept")
+        assert said.status == 0 and Path("r/a.png").read_bytes() == samples.png()
+        assert miadmark("remove", "stripped", "-o", "r2", "-i", "alice.key", "--sidecars", "kept").status == 1
+        assert miadmark("remove", "stripped", "-o", "r2", "-i", "bob.key", "--sidecars", "absent").status == 2
+        assert miadmark("protect", "a.png", "-o", "q", "-r", "bob.pub", "--record", "both", "--sidecar").status == 2
 
 
 class TestInspectAndVerify:

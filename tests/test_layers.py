@@ -53,7 +53,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("marking",),
     ("closeness", "marker", "pipeline"),
     ("evaluation", "files", "locking"),
-    ("arguments", "manifest", "tasks", "transforms"),
+    ("arguments", "manifest", "sidecars", "tasks", "transforms"),
     ("engines",),
     ("batch",),
     ("cli", "demo"),
