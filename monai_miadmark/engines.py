@@ -197,7 +197,7 @@ class _Worker:
                 self._send(None)
         else:
             self.files += 1
-            return self._outcome(content)
+            return Outcome(self.job, self.draft, *content)
         return None
 
     def dismiss(self) -> None:
@@ -207,9 +207,6 @@ class _Worker:
         self.process.join(_ORDERLY_SECONDS)
         if self.process.is_alive():
             _end([self])
-
-    def _outcome(self, failure: Failure | None) -> Outcome:
-        return Outcome(self.job, self.draft, failure, time.monotonic() - self._start)
 
     def _lost(self) -> Outcome:
         """The process has ended in the middle of its work."""
@@ -221,7 +218,8 @@ class _Worker:
             how += ", perhaps for lack of memory"
         if not self._fit:
             raise UnfitError(f"a process for this work {how} before it could begin")
-        return self._outcome(Failure(self.job.source, PROCESS_DIED, f"the process that worked on it {how}"))
+        failure = Failure(self.job.source, PROCESS_DIED, f"the process that worked on it {how}")
+        return Outcome(self.job, self.draft, failure, time.monotonic() - self._start)
 
     def _send(self, message: object) -> None:
         with suppress(OSError):  # a process that is gone is noticed when its messages are read
@@ -317,7 +315,9 @@ def _serve(pipe: connection.Connection, task: Task, held: Sequence[int], verbose
     with suppress(EOFError, OSError):  # nobody is there any more: there is nothing left to do
         pipe.send(("fit", None))
         while (job := pipe.recv()) is not None:
-            pipe.send(("over", _attempt(work, job, admit)[1]))
+            start = time.monotonic()
+            failure = _attempt(work, job, admit)[1]
+            pipe.send(("over", (failure, time.monotonic() - start)))
 
 
 def _leave(number: int, frame: object) -> NoReturn:

@@ -22,6 +22,7 @@ ROOT = Path(monai_miadmark.__file__).resolve().parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("", "errors"),
     (
+        "atomic",
         "compression",
         "datasets",
         "diversity",
