@@ -107,7 +107,8 @@ def displayed(values: NDArray[Any], window: Window, padding: tuple[int, int] | N
 
 def percentile_window(values: NDArray[Any], inverted: bool = False) -> Window:
     """Window from the 0.5th to the 99.5th percentile of the finite samples; never empty."""
-    sample = values.reshape(-1)[:: max(1, values.size // 1_000_000)].astype(np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        sample = values.reshape(-1)[:: max(1, values.size // 1_000_000)].astype(np.float64)
     sample = sample[np.isfinite(sample)]
     low, high = (float(v) for v in np.percentile(sample, (0.5, 99.5))) if sample.size else (0.0, 1.0)
     if not low < high:  # constant image, or nearly so: fall back to the whole range, then to one unit

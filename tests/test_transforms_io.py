@@ -298,6 +298,20 @@ class TestNothingFallsBack:
             LoadImage(reader=MIADMarkReader(keys / "alice.key"))(tmp_path / "a.npy")
         lenient = LoadImage(reader=MIADMarkReader(keys / "alice.key", strict=False))
         assert lenient(tmp_path / "a.npy").shape == (2, 3)
+        # TIFF is protected and restored, but not while it is loaded: what is not protected goes to other readers.
+        pytest.importorskip("imagecodecs", reason="the extra tiff is not installed")
+        Image.fromarray(samples.smooth()).save(tmp_path / "a.tif")
+        protected = protect_file(
+            tmp_path / "a.tif", tmp_path / "out", [load_recipient(keys / "alice.pub")], NoiseMarker(), ProtectOptions()
+        )
+        for path in (tmp_path / "a.tif", protected):
+            with pytest.raises(UnsupportedImageError, match="remove_file"):
+                LoadImage(reader=MIADMarkReader(keys / "alice.key"))(path)
+        with pytest.raises(UnsupportedImageError, match="remove_file"):
+            lenient(protected)
+        reader = MIADMarkReader(keys / "alice.key", strict=False)
+        with pytest.raises(UnsupportedImageError, match="ever protected"):
+            reader.read(tmp_path / "a.tif")
         compressed = pydicom.data.get_testdata_file("MR_small_RLE.dcm", download=False)
         with pytest.raises((NotProtectedError, UnsupportedImageError)):
             LoadImage(reader=MIADMarkReader(keys / "alice.key"))(compressed)

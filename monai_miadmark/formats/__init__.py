@@ -10,13 +10,14 @@ from monai_miadmark.formats.dicom import DicomCarrier
 from monai_miadmark.formats.foreign import foreign_name
 from monai_miadmark.formats.nifti import NiftiCarrier
 from monai_miadmark.formats.raster import JpegCarrier, PngCarrier
+from monai_miadmark.formats.tiff import TiffCarrier
 
 __all__ = ["CARRIERS", "Carrier", "OpenedSource", "ProtectedFile", "carrier_for", "carrier_named"]
 
-CARRIERS: tuple[Carrier, ...] = (DicomCarrier(), NiftiCarrier(), PngCarrier(), JpegCarrier())
+CARRIERS: tuple[Carrier, ...] = (DicomCarrier(), NiftiCarrier(), PngCarrier(), JpegCarrier(), TiffCarrier())
 """All formats, in the order in which they are asked."""
 
-_SUPPORTED = "DICOM, NIfTI, PNG and JPEG are"
+_SUPPORTED = "DICOM, NIfTI, PNG, JPEG and TIFF are"
 
 
 def carrier_for(data: bytes, name: str) -> Carrier:

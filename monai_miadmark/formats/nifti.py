@@ -31,8 +31,9 @@ from monai_miadmark.formats.base import (
     unpack_block,
 )
 from monai_miadmark.formats.nifti_header import HEAD_BYTES, NiftiHeader, is_nifti, parse_header, with_offset
+from monai_miadmark.formats.ranges import value_bounds
 from monai_miadmark.formats.wide import NARROW, is_exact, narrowed, widened
-from monai_miadmark.image import Bounds, StoredImage, Window, percentile_window
+from monai_miadmark.image import StoredImage, Window, percentile_window
 from monai_miadmark.shell import CARRIED_FILE, SourceShell
 
 __all__ = ["EXTENSION_CODE", "NiftiCarrier", "read_label"]
@@ -129,15 +130,6 @@ def _window(header: NiftiHeader, values: NDArray[Any]) -> Window:
     return percentile_window(values, inverted=header.slope < 0)
 
 
-def _bounds(values: NDArray[Any]) -> Bounds:
-    """Range of the samples for float32, else of the type; samples of a purely positive image stay positive."""
-    if values.dtype.kind == "f":
-        finite = values[np.isfinite(values)]
-        return Bounds(float(finite.min()), float(finite.max())) if finite.size else Bounds(0.0, 0.0)
-    info = np.iinfo(values.dtype)
-    return Bounds(0 if values.min() >= 0 else int(info.min), int(info.max))
-
-
 class NiftiCarrier:
     """NIfTI single files, plain or in gzip; a volume is a stack of slices along its last axes.
 
@@ -175,7 +167,7 @@ class NiftiCarrier:
         shell = SourceShell(self.name, PurePath(name).name, meta, blobs)
         if _restored(shell, values) != plain:
             raise UnsupportedImageError("the NIfTI file cannot be rebuilt exactly")
-        return OpenedSource(StoredImage(values, _bounds(values), _window(header, values)), shell)
+        return OpenedSource(StoredImage(values, value_bounds(values), _window(header, values)), shell)
 
     def rebuild(self, shell: SourceShell, values: NDArray[Any] | None) -> bytes:
         """See :class:`~monai_miadmark.formats.base.Carrier`; of ``.nii.gz`` the decompressed bytes are exact."""

@@ -30,7 +30,8 @@ from monai_miadmark.formats.base import (
 )
 from monai_miadmark.formats.png_chunks import SIGNATURE, Chunk, read_chunks, write_chunks
 from monai_miadmark.formats.png_pixels import MAX_PIXELS, check_size, decode_pixels, encode_pixels
-from monai_miadmark.image import Bounds, StoredImage, Window, percentile_window
+from monai_miadmark.formats.ranges import raster_window, value_bounds
+from monai_miadmark.image import StoredImage
 from monai_miadmark.shell import CARRIED_FILE, SourceShell
 
 __all__ = ["MAX_PIXELS", "RECORD_CHUNK", "JpegCarrier", "PngCarrier"]
@@ -57,10 +58,7 @@ def _encode_png(
 
 def _opened(values: NDArray[Any], data: bytes, name: str, format_name: str) -> OpenedSource:
     """Source of 8-bit or 16-bit samples whose file is carried whole."""
-    top = int(np.iinfo(values.dtype).max)
-    # Gray samples of 16 bits are measurements as often as pictures: 12 bits of them, or fewer, may be in use.
-    measured = values.dtype == np.uint16 and values.shape[3] == 1
-    image = StoredImage(values, Bounds(0, top), percentile_window(values) if measured else Window(0, top))
+    image = StoredImage(values, value_bounds(values), raster_window(values))
     return OpenedSource(image, SourceShell(format_name, PurePath(name).name, {}, {CARRIED_FILE: data}))
 
 

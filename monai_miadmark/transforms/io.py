@@ -193,6 +193,10 @@ class MIADMarkReader(ImageReader):
         """Restore one file, or load it as it is where that was asked for."""
         source = read_protected(path)
         carrier = carrier_for(source.data, path.name)
+        if carrier.name not in _READERS:
+            raise UnsupportedImageError(
+                f"{path.name}: {carrier.name} files are not restored while they are loaded: use remove_file first"
+            )
         try:
             held = carrier.open_protected(source.data)
         except UnsupportedImageError:
@@ -343,7 +347,13 @@ def _is_known(path: Path) -> bool:
     with path.open("rb") as stream:
         head = stream.read(_HEAD_BYTES)
     try:
-        carrier_for(head, path.name)
+        carrier = carrier_for(head, path.name)
+        if carrier.name in _READERS:
+            return True
+        # Formats that are restored to files only: MONAI's other readers may have them, unless they are protected.
+        source = read_protected(path)
+        return source.envelope is not None or carrier.open_protected(source.data).marked
     except UnsupportedImageError:
         return False
-    return True
+    except TamperedError:
+        return True
