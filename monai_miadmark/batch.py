@@ -148,7 +148,7 @@ def run_jobs(
                 Manifest(planned.out, settings, read=resume) as manifest,
             ):
                 if resume:
-                    _check_settings(manifest)
+                    task = _continued(task, manifest)
                 run = _Run(planned, manifest, report, resume and verify, failed, step)
                 run.work(task, engine, lock.descriptor, clean=resume)
         else:
@@ -160,11 +160,19 @@ def run_jobs(
     return report
 
 
-def _check_settings(manifest: Manifest) -> None:
-    """Refuse to go on with a job that has other settings."""
+def _continued(task: Task, manifest: Manifest) -> Task:
+    """The task in step with what it did before; refuses to go on with a job that has other settings."""
     now, earlier = manifest.settings, manifest.earlier
-    if earlier is None or now.key == earlier.key:
-        return
+    if earlier is None:
+        return task
+    if now.key == earlier.key:
+        folder = manifest.path.parent
+        entries = (entry for entry in manifest.finished.values() if entry.settings == now.key)
+        done = next((path for entry in entries if (path := folder / entry.outputs[-1][0]).is_file()), None)
+        try:
+            return task if done is None else task.continued(done)
+        except ValueError as error:
+            raise ManifestError(f"cannot go on with the job in {folder}: {error}") from error
     if now.verb != earlier.verb:
         raise ManifestError(
             f"the job in {manifest.path.parent} is {earlier.verb}, not {now.verb}: cannot go on with it"

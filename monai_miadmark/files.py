@@ -58,6 +58,7 @@ __all__ = [
     "open_regular",
     "protect_file",
     "protected_name",
+    "read_envelope",
     "read_protected",
     "remove_file",
     "revoke_file",
@@ -316,6 +317,18 @@ def make_protected(
         stale=sidecar_path(path) if record == "inside" and overwrite else None,
         quality=closeness(data, result.data, src.name, watch.ink) if measure else None,
     )
+
+
+def read_envelope(path: Path) -> bytes | None:
+    """The record that counts for a protected file: the one inside, else the one beside it.
+
+    Raises:
+        MIADMarkError: the file is damaged, or of no known format.
+        OSError: it cannot be read.
+    """
+    source = read_protected(path)
+    held = carrier_for(source.data, path.name).open_protected(source.data)
+    return source.envelope if held.envelope is None else held.envelope
 
 
 def protect_file(

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from monai_miadmark.errors import TamperedError
 from monai_miadmark.wrapping import Secret, cannot_unwrap, checked_key, checked_unwrapped, key_id_of
 
-__all__ = ["SALT_BYTES", "PassphraseIdentity", "PassphraseRecipient", "passphrase_bytes"]
+__all__ = ["SALT_BYTES", "PassphraseIdentity", "PassphraseRecipient", "passphrase_bytes", "salt_of"]
 
 # RFC 9106 section 4, second recommended option.
 _ARGON2_MEMORY_KIB = 64 * 1024
@@ -121,6 +121,17 @@ class PassphraseIdentity(Secret):
         # Kept only where it opened something: foreign records must not fill the memory.
         self._keys[cost] = key
         return checked_unwrapped(self, content_key)
+
+
+def salt_of(wrapped: bytes) -> bytes:
+    """Salt of what :meth:`PassphraseRecipient.wrap` gave.
+
+    Raises:
+        TamperedError: it is of another length.
+    """
+    if len(wrapped) != _PASSPHRASE_WRAP.size:
+        raise TamperedError("the content key wrapped for a passphrase has another length")
+    return wrapped[:SALT_BYTES]
 
 
 def passphrase_bytes(passphrase: str | bytes) -> bytes:

@@ -11,16 +11,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from monai_miadmark import files, keys
+from monai_miadmark.envelope import parse_envelope
 from monai_miadmark.errors import MIADMarkError, WrongKeyError
 from monai_miadmark.files import Made, Stamp, Where
 from monai_miadmark.marking import Marker
 from monai_miadmark.options import ProtectOptions
-from monai_miadmark.seal import inspect_envelope
+from monai_miadmark.passphrases import salt_of
+from monai_miadmark.seal import inspect_envelope, open_envelope
 
 __all__ = [
     "Draft",
@@ -36,6 +38,9 @@ __all__ = [
     "default_marker",
     "drafted",
 ]
+
+
+_Same = TypeVar("_Same", bound="_Opening")
 
 
 class UnfitError(Exception):
@@ -128,6 +133,16 @@ class Task(Protocol):
             ValueError: a key file is none.
         """
 
+    def continued(self, done: Path) -> Task:
+        """This task, in step with an earlier run of equal settings.
+
+        Args:
+            done: a result of that run.
+
+        Raises:
+            ValueError: a secret, which settings do not tell, is not the same.
+        """
+
     def prepare(self) -> Callable[[Job], Made]:
         """Read keys and weights, and give what works on one file: in memory, nothing is written yet.
 
@@ -198,6 +213,23 @@ class ProtectTask:
             "signer": None if signer is None else signer.key_id.hex(),
         }
 
+    def continued(self, done: Path) -> ProtectTask:
+        """See :class:`Task`. Results of both runs have one key id for the passphrase."""
+        if self.passphrase is None:
+            return self
+        try:
+            envelope = files.read_envelope(done)
+            wrapped_keys = () if envelope is None else parse_envelope(envelope).header.wrapped_keys
+            for key in wrapped_keys:
+                if envelope is not None and key.kind == "passphrase":
+                    open_envelope(envelope, [keys.PassphraseIdentity(self.passphrase)])
+                    return replace(self, salt=salt_of(key.wrapped))
+        except WrongKeyError:
+            raise ValueError("the passphrase is not the one that the job was begun with") from None
+        except (MIADMarkError, OSError):
+            pass  # a result that was damaged since tells nothing; that it does not hold is noticed elsewhere
+        return self
+
     def prepare(self) -> Callable[[Job], Made]:
         """See :class:`Task`."""
         recipients: list[keys.Recipient]
@@ -241,6 +273,10 @@ class _Opening:
     identities: tuple[KeyFile, ...] = ()
     passphrase: str | None = field(default=None, repr=False)
     overwrite: bool = False
+
+    def continued(self: _Same, done: Path) -> _Same:
+        """See :class:`Task`. With whose key records are opened makes no difference."""
+        return self
 
     def _identities(self) -> list[keys.KeyIdentity]:
         loaded: list[keys.KeyIdentity] = [keys.load_identity(key.path, key.passphrase) for key in self.identities]

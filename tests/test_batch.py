@@ -166,6 +166,10 @@ class Copies:
     def settings(self) -> dict[str, Any]:
         return {"option": self.option}
 
+    def continued(self, done: Path) -> Copies:
+        assert done.is_file()
+        return self
+
     def prepare(self) -> Callable[[Job], Made]:
         return self._work
 

@@ -356,6 +356,25 @@ class TestFolderJobs:
         said = miadmark(*command, "--resume", "--preset", "strong", "-r", "bob.pub")
         assert said.status == 2 and "other options (preset, recipients)" in said.err
 
+    def test_resume_with_a_passphrase(self, miadmark: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It must be the same one, and it stays one recipient."""
+        for name in ("a.png", "b.png"):
+            Path(name).write_bytes(samples.png())
+        monkeypatch.setenv("MIADMARK_PASSPHRASE", "correct horse")
+        command = ("protect", "a.png", "b.png", "-o", "p", "--passphrase", "--record", "both")
+        assert miadmark(*command).status == 0
+        for path in Path("p").glob("b.*"):
+            path.unlink()
+        monkeypatch.setenv("MIADMARK_PASSPHRASE", "other")
+        said = miadmark(*command, "--resume")
+        assert said.status == 2 and "the passphrase is not the one that the job was begun with" in said.err
+        assert set(results(Path("p"))) == {"a.png", "a.png.miadmark"}
+        monkeypatch.setenv("MIADMARK_PASSPHRASE", "correct horse")
+        assert miadmark(*command, "--resume").status == 0
+        first, second = (json.loads(miadmark("inspect", f"p/{n}.png", "--json").out)["recipients"] for n in "ab")
+        assert first == second
+        assert miadmark("remove", "p", "-o", "r", "--passphrase").status == 0
+
     def test_verify_is_for_resume(self, miadmark: Run, keys: None) -> None:
         Path("a.png").write_bytes(samples.png())
         assert miadmark("protect", "a.png", "-o", "p", "-r", "bob.pub", "--verify").status == 2

@@ -40,6 +40,9 @@ class Acting:
     def settings(self) -> dict[str, Any]:
         return {}
 
+    def continued(self, done: Path) -> Acting:
+        return self
+
     def prepare(self) -> Callable[[Job], Made]:
         if self.unfit == "die":
             os._exit(3)

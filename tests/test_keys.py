@@ -27,7 +27,7 @@ from vectors import make_vectors, rfc9180
 
 from monai_miadmark import keys
 from monai_miadmark.errors import SignatureError, TamperedError, WrongKeyError
-from monai_miadmark.passphrases import passphrase_bytes
+from monai_miadmark.passphrases import passphrase_bytes, salt_of
 from monai_miadmark.recipients import recipient_from_public_bytes
 
 CONTENT_KEY = bytes(range(32))
@@ -480,3 +480,14 @@ def test_errors_hold_no_secret(kind: str) -> None:
 def test_ed25519_is_not_an_identity() -> None:
     with pytest.raises(ValueError, match="not a key for encryption"):
         keys.HpkeRecipient(ed25519.Ed25519PrivateKey.generate().public_key())  # type: ignore[arg-type]
+
+
+def test_a_salt_that_processes_share_is_one_key_id() -> None:
+    salt = bytes(range(keys.SALT_BYTES))
+    first, second = keys.PassphraseRecipient("correct horse", salt), keys.PassphraseRecipient("correct horse", salt)
+    assert first.key_id == second.key_id and salt_of(first.wrap(CONTENT_KEY, CONTEXT)) == salt
+    for wrong in (b"", salt[:-1], salt + b"0"):
+        with pytest.raises(ValueError, match="16 bytes"):
+            keys.PassphraseRecipient("correct horse", wrong)
+    with pytest.raises(TamperedError):
+        salt_of(b"short")
