@@ -461,7 +461,7 @@ def test_wrong_arguments() -> None:
     with pytest.raises(TamperedError):
         CARRIER.rebuild(opened.shell, opened.image.values[:, :3])
     with pytest.raises(TamperedError):
-        carrier_named("tiff")
+        carrier_named("none such")
 
 
 def test_no_warning_and_no_patient_in_messages(recwarn: pytest.WarningsRecorder) -> None:

@@ -8,7 +8,6 @@ of no matter, since the recovery record carries the source file and nothing is e
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import convert_color_space
 from pydicom.uid import UID
 
 from monai_miadmark.errors import UnsupportedImageError
+from monai_miadmark.formats import dicom_gdcm
 from monai_miadmark.formats.base import MAX_FILE_BYTES
 from monai_miadmark.formats.dicom_codestreams import StreamHead, jpeg2000_head, jpeg_head
 from monai_miadmark.formats.dicom_fragments import frame_spans
@@ -35,6 +36,8 @@ PIXEL_DATA = 0x7FE00010
 
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG_12_BIT = "1.2.840.10008.1.2.4.51"
+_JPEG_LOSSLESS = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
+_GDCM = "GDCM process"
 _JPEG_2000 = "1.2.840.10008.1.2.4.91"
 _HTJ2K = "1.2.840.10008.1.2.4.203"
 _JPEG = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81))
@@ -49,6 +52,19 @@ _PACKAGES: dict[str, tuple[str, str]] = {
     "1.2.840.10008.1.2.4.80": ("jpeg_ls", "pyjpegls"),
     "1.2.840.10008.1.2.4.81": ("jpeg_ls", "pyjpegls"),
     **{syntax: ("openjpeg", "pylibjpeg and pylibjpeg-openjpeg") for syntax in sorted(_JPEG2000)},
+}
+
+# Which of pydicom's plugins decode what, the first that is installed. Left out on purpose: GDCM, which aborts the whole
+# process on some damaged data and is asked in one of its own, and pylibjpeg-rle, whose panics are no Exceptions.
+_PLUGINS: dict[str, tuple[str, ...]] = {
+    _RLE: ("pydicom",),
+    "1.2.840.10008.1.2.4.50": ("pillow", "pylibjpeg"),
+    _JPEG_12_BIT: ("pillow", "pylibjpeg"),
+    "1.2.840.10008.1.2.4.57": ("pylibjpeg",),
+    "1.2.840.10008.1.2.4.70": ("pylibjpeg",),
+    "1.2.840.10008.1.2.4.80": ("pyjpegls", "pylibjpeg"),
+    "1.2.840.10008.1.2.4.81": ("pyjpegls", "pylibjpeg"),
+    **dict.fromkeys(sorted(_JPEG2000), ("pylibjpeg", "pillow")),
 }
 
 # Defined Terms of Lossy Image Compression Method (PS3.3 C.7.6.1.1.5.1).
@@ -95,13 +111,11 @@ def decode(source: Source, description: PixelDescription) -> Decoded:
         UnsupportedImageError: a kind that is not supported, damaged data, or a decoder that is not installed; by name.
     """
     native = source.syntax in NATIVE
-    decoder = _decoder(source.syntax)
+    plugin = _plugin(source.syntax, description)
     found = raw_element(source.data_set, PIXEL_DATA)
     if found is None:
         raise UnsupportedImageError("DICOM object without pixel data")
     frames = [found[0]] if native else list(_frames(source, description, found[0]))
-    # pylibjpeg-rle, where somebody installed it, panics on damaged data with what is no Exception.
-    plugin = "pydicom" if source.syntax == _RLE else ""
     n, height, width, samples = description.shape
     options: dict[str, Any] = {
         "rows": height,
@@ -122,26 +136,25 @@ def decode(source: Source, description: PixelDescription) -> Decoded:
     shape = (n if native else 1, height, width, samples)
     values: NDArray[Any] = np.empty(description.shape, description.dtype)
     shown = set()
-    for index, frame in enumerate(frames):
-        try:
-            if source.syntax == _JPEG_12_BIT and description.stored > 8:
-                # pydicom knows no decoder for these but one under the GPL.
-                decoded, meta = _gdcm_frame(frame, description), options
-            else:
-                decoded, meta = decoder.as_array(
-                    frame if native else encapsulate([frame], has_bot=False),
-                    index=None,
-                    raw=False,
-                    decoding_plugin=plugin,
-                    **options,
-                )
+    try:
+        if plugin == _GDCM:
+            values, photometric = _by_gdcm(frames, description, source.syntax)
+            shown.add(photometric)
+            frames = []
+        decoder = get_decoder(UID(source.syntax))
+        for index, frame in enumerate(frames):
+            decoded, meta = decoder.as_array(
+                frame if native else encapsulate([frame], has_bot=False),
+                index=None,
+                raw=False,
+                decoding_plugin=plugin,
+                **options,
+            )
             place = values if native else values[index : index + 1]
             place[...] = decoded.reshape(shape)
-        except UnsupportedImageError:
-            raise
-        except Exception as error:  # decoders raise nearly anything, with words that nobody here chose
-            raise _failure(source.syntax) from error
-        shown.add(str(meta["photometric_interpretation"]))
+            shown.add(str(meta["photometric_interpretation"]))
+    except Exception as error:  # decoders raise nearly anything, with words that nobody here chose
+        raise _failure(source.syntax) from error
     (photometric, *others) = sorted(shown)
     if others:
         raise UnsupportedImageError("DICOM with frames of different color spaces is not supported")
@@ -167,18 +180,32 @@ def lossy_method(source: Source, description: PixelDescription) -> tuple[str, fl
     return method, description.nbytes / max(1, sum(map(len, frames)))
 
 
-def _decoder(syntax: str) -> Any:
-    """pydicom's decoder of a transfer syntax."""
+def _plugin(syntax: str, description: PixelDescription) -> str:
+    """Which plugin is to decode a transfer syntax: one of pydicom's, none for native ones, or our GDCM process."""
     name = UID(syntax).name[:64]
-    if syntax not in _JPEG and syntax not in _JPEG2000 and syntax not in NATIVE and syntax != _RLE:
+    if syntax in NATIVE:
+        return ""
+    if syntax not in _PLUGINS:
         raise UnsupportedImageError(f"DICOM in {name} is not supported")
     try:
-        decoder = get_decoder(UID(syntax))
+        available = get_decoder(UID(syntax)).available_plugins
     except NotImplementedError as error:  # an older pydicom
         raise UnsupportedImageError(f"this version of pydicom does not decode {name}") from error
-    if not decoder.is_available:
-        raise _failure(syntax)
-    return decoder
+    wide = syntax == _JPEG_12_BIT and description.stored > 8
+    for plugin in _PLUGINS[syntax]:
+        if plugin in available and not (wide and plugin == "pillow"):
+            return plugin
+    if (wide or syntax in _JPEG_LOSSLESS) and dicom_gdcm.installed():
+        return _GDCM
+    raise _failure(syntax)
+
+
+def _by_gdcm(frames: list[bytes], description: PixelDescription, syntax: str) -> tuple[NDArray[Any], str]:
+    """Samples and their color space."""
+    values = dicom_gdcm.decode_frames(frames, description, syntax)
+    if description.photometric in ("YBR_FULL", "YBR_FULL_422"):
+        return convert_color_space(values, description.photometric, "RGB", per_frame=True), "RGB"
+    return values, description.photometric
 
 
 def _failure(syntax: str) -> UnsupportedImageError:
@@ -241,29 +268,3 @@ def _check_rle(frame: bytes, description: PixelDescription) -> None:
     offsets = [*head[1 : wanted + 1], len(frame)]
     if offsets[0] != 64 or any(a > b for a, b in pairwise(offsets)):
         raise UnsupportedImageError("an RLE frame has segments outside of itself")
-
-
-def _gdcm_frame(frame: bytes, description: PixelDescription) -> NDArray[Any]:
-    """One 12-bit JPEG frame, which pydicom does not leave to GDCM although that decodes it right."""
-    if importlib.util.find_spec("gdcm") is None:
-        raise _failure(_JPEG_12_BIT)
-    gdcm: Any = importlib.import_module("gdcm")
-    _, rows, columns, samples = description.shape
-    if description.allocated != 16 or samples != 1:
-        raise UnsupportedImageError("12-bit JPEG other than gray in 16 bits allocated is not supported")
-    fragment, fragments = gdcm.Fragment(), gdcm.SequenceOfFragments.New()
-    fragment.SetByteStringValue(frame)
-    fragments.AddFragment(fragment)
-    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
-    element.SetValue(fragments.__ref__())
-    image = gdcm.Image()
-    image.SetNumberOfDimensions(2)
-    image.SetDimensions((columns, rows, 1))
-    image.SetDataElement(element)
-    kind = gdcm.PhotometricInterpretation.GetPIType(description.photometric)
-    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
-    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(_JPEG_12_BIT)))
-    stored = description.stored
-    image.SetPixelFormat(gdcm.PixelFormat(1, 16, stored, stored - 1, int(description.signed)))
-    # GDCM's bytes come as str; None, which has no encode, says that it could not decode.
-    return np.frombuffer(image.GetBuffer().encode("utf-8", "surrogateescape"), description.dtype)
