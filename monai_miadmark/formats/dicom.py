@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+from cryptography import x509
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
@@ -43,6 +45,7 @@ from monai_miadmark.formats.dicom_pixels import (
     pixel_bounds,
     pixel_padding,
 )
+from monai_miadmark.formats.dicom_ps315 import add_encrypted_attributes, check_certificates
 from monai_miadmark.formats.dicom_reading import (
     BIG_ENDIAN,
     NATIVE,
@@ -248,17 +251,31 @@ class DicomCarrier:
         carried = shell.blobs.get(CARRIED_FILE)
         return splice(shell, values) if carried is None else carried
 
-    def carry(self, data: bytes, opened: OpenedSource, values: NDArray[Any], envelope: bytes | None) -> bytes:
+    def carry(
+        self,
+        data: bytes,
+        opened: OpenedSource,
+        values: NDArray[Any],
+        envelope: bytes | None,
+        certificates: Sequence[x509.Certificate] = (),
+    ) -> bytes:
         """See :class:`~monai_miadmark.formats.base.Carrier`.
+
+        For ``certificates``, if there are any, the original attributes are added once more in the standard's own
+        envelope, see :func:`~monai_miadmark.formats.dicom_ps315.add_encrypted_attributes`; that about doubles the file.
+        ``ValueError`` for a certificate that cannot be encrypted for.
 
         The object becomes a derived image with new instance and series UIDs, see
         :func:`~monai_miadmark.formats.dicom_derivation.declare_derived`; where the source file is carried, an
         uncompressed one, see :func:`~monai_miadmark.formats.dicom_native.make_native`.
         """
         check_values(opened, values, envelope)
+        check_certificates(certificates)
         try:
             with quiet():
                 data_set = self._derived(data, opened, values)
+                if certificates:
+                    add_encrypted_attributes(data_set, read(data), certificates)
                 block = data_set.private_block(PRIVATE_GROUP, PRIVATE_CREATOR, create=True)
                 packed = pack_block(envelope)
                 block.add_new(RECORD_ELEMENT, "OB", packed + bytes(len(packed) % 2))

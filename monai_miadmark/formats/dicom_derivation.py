@@ -79,8 +79,6 @@ def declare_derived(data_set: Dataset, file_digest: bytes, values: NDArray[Any])
     _declare_in_frames(data_set, sop_class, instance)
     data_set.SOPInstanceUID = derived_uid(b"instance", instance.encode(), file_digest)
     data_set.file_meta.MediaStorageSOPInstanceUID = UID(data_set.SOPInstanceUID)
-    data_set.file_meta.ImplementationClassUID = UID(derived_uid(b"implementation"))
-    data_set.file_meta.ImplementationVersionName = "MIADMARK"
     series = str(data_set.get("SeriesInstanceUID", "") or "")
     data_set.SeriesInstanceUID = derived_uid(b"series", series.encode() or file_digest)
     _declare_series(data_set)
