@@ -1,20 +1,80 @@
 # Copyright 2026 The monai_miadmark authors
 # SPDX-License-Identifier: Apache-2.0
-"""The network that makes a perturbation field in one pass."""
+"""The network that makes a perturbation field in one pass, and the same with one input."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 
-__all__ = ["LATENT_SIZE", "PerturbationGenerator"]
+__all__ = ["LATENT_SIZE", "PerturbationGenerator", "PreviewGenerator"]
 
 LATENT_SIZE = 32
 """Length of the key-derived latent."""
 
 
-class PerturbationGenerator(nn.Module):
+class _Layers(nn.Module):
+    """What both networks are made of; weights of one fit the other."""
+
+    _PATCH = 4
+    _PLANES = 3
+
+    def __init__(
+        self,
+        width: int = 48,
+        shallow: int = 4,
+        deep: int = 4,
+        patterns: int = 0,
+        pattern_side: int = 128,
+        norm: bool = True,
+        strength: float = 1.5,
+    ) -> None:
+        super().__init__()
+        self.strength = strength
+        self.multiple = 2 * self._PATCH  # of the instance, because TorchScript sees no constants of a class
+        self.unshuffle = nn.PixelUnshuffle(self._PATCH)
+        self.enter = Convolution(2, 4 * self._PATCH**2, width, kernel_size=3, conv_only=True)
+        self.before = nn.ModuleList(_FilmBlock(width, norm) for _ in range(shallow // 2))
+        self.down = Convolution(2, width, 2 * width, strides=2, kernel_size=3, conv_only=True)
+        self.deep = nn.ModuleList(_FilmBlock(2 * width, norm) for _ in range(deep))
+        self.up = nn.Sequential(Convolution(2, 2 * width, 4 * width, kernel_size=1, conv_only=True), nn.PixelShuffle(2))
+        self.after = nn.ModuleList(_FilmBlock(width, norm) for _ in range(shallow - shallow // 2))
+        self.leave = Convolution(2, width, self._PLANES * self._PATCH**2, kernel_size=3, conv_only=True)
+        self.shuffle = nn.PixelShuffle(self._PATCH)
+        self.patterns = _PatternMixture(patterns, pattern_side, 2 * width, self._PLANES) if patterns else None
+
+    def field(self, images: Tensor, budget: Tensor, latent: Tensor) -> Tensor:
+        """See :class:`PerturbationGenerator`."""
+        planes = images.shape[1]
+        images = images.expand(-1, 3, -1, -1)
+        height, width = images.shape[-2:]
+        # The budget is brought to about the range of the image: 20/255 is as much as it gets outside a logo.
+        x = torch.cat((images * 2 - 1, budget * 12), 1)
+        x = nn.functional.pad(x, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
+        x = self.enter(self.unshuffle(x))
+        for block in self.before:
+            x = block(x, latent)
+        y = self.down(x)
+        for block in self.deep:
+            y = block(y, latent)
+        x = x + self.up(y)
+        for block in self.after:
+            x = block(x, latent)
+        field: Tensor = self.shuffle(self.leave(x))[..., :height, :width]
+        if self.patterns is not None:
+            field = field + self.patterns(y.mean((2, 3)), latent, (height, width))
+        if planes == 1:
+            field = field.mean(1, keepdim=True)
+        # Half precision would not hold the squares of small values.
+        field = field.float()
+        size = field.square().mean((1, 2, 3), keepdim=True).add(1e-6).sqrt()
+        return torch.tanh(field * (self.strength / size))
+
+
+class PerturbationGenerator(_Layers):
     """Image, budget and latent to a canonical field.
 
     All convolutions run at 1/4 and 1/8 of the resolution (space-to-depth first, depth-to-space last), which makes the
@@ -44,59 +104,47 @@ class PerturbationGenerator(nn.Module):
           planes are made always; gray images get their mean.
     """
 
-    _PATCH = 4
-    _PLANES = 3
-
-    def __init__(
-        self,
-        width: int = 48,
-        shallow: int = 4,
-        deep: int = 4,
-        patterns: int = 0,
-        pattern_side: int = 128,
-        norm: bool = True,
-        strength: float = 1.5,
-    ) -> None:
-        super().__init__()
-        self.strength = strength
-        self.unshuffle = nn.PixelUnshuffle(self._PATCH)
-        self.enter = Convolution(2, 4 * self._PATCH**2, width, kernel_size=3, conv_only=True)
-        self.before = nn.ModuleList(_FilmBlock(width, norm) for _ in range(shallow // 2))
-        self.down = Convolution(2, width, 2 * width, strides=2, kernel_size=3, conv_only=True)
-        self.deep = nn.ModuleList(_FilmBlock(2 * width, norm) for _ in range(deep))
-        self.up = nn.Sequential(Convolution(2, 2 * width, 4 * width, kernel_size=1, conv_only=True), nn.PixelShuffle(2))
-        self.after = nn.ModuleList(_FilmBlock(width, norm) for _ in range(shallow - shallow // 2))
-        self.leave = Convolution(2, width, self._PLANES * self._PATCH**2, kernel_size=3, conv_only=True)
-        self.shuffle = nn.PixelShuffle(self._PATCH)
-        self.patterns = _PatternMixture(patterns, pattern_side, 2 * width, self._PLANES) if patterns else None
-
     def forward(self, images: Tensor, budget: Tensor, latent: Tensor) -> Tensor:
         """Field for images."""
-        planes = images.shape[1]
-        images = images.expand(-1, 3, -1, -1)
-        height, width = images.shape[-2:]
-        # The budget is brought to about the range of the image: 20/255 is as much as it gets outside a logo.
-        x = torch.cat((images * 2 - 1, budget * 12), 1)
-        multiple = 2 * self._PATCH
-        x = nn.functional.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
-        x = self.enter(self.unshuffle(x))
-        for block in self.before:
-            x = block(x, latent)
-        y = self.down(x)
-        for block in self.deep:
-            y = block(y, latent)
-        x = x + self.up(y)
-        for block in self.after:
-            x = block(x, latent)
-        field: Tensor = self.shuffle(self.leave(x))[..., :height, :width]
-        if self.patterns is not None:
-            field = field + self.patterns(y.mean((2, 3)), latent, (height, width))
-        if planes == 1:
-            field = field.mean(1, keepdim=True)
-        # Half precision would not hold the squares of small values.
-        field = field.float()
-        size = field.square().mean((1, 2, 3), keepdim=True).add(1e-6).sqrt()
-        return torch.tanh(field * (self.strength / size))
+        return self.field(images, budget, latent)
+
+
+class PreviewGenerator(_Layers):
+    """The generator for tools that know networks as image in, prediction out.
+
+    Budget and latent are constants here: one amplitude everywhere, one latent for all. What comes out shows what fields
+    look like; a real mark has a budget that follows the image and a latent that nobody knows. The weights are those of
+    :class:`PerturbationGenerator`, by the same names. TorchScript takes it.
+
+    Args:
+        amplitude: of the budget, a fraction of the window.
+        seed: of the latent.
+        settings: those of :class:`PerturbationGenerator`.
+
+    Shape:
+        - images: ``(B, 1 or 3, x, y)`` or ``(B, 1 or 3, x, y, z)`` in [0, 1], as MONAI's readers give them; volumes are
+          seen slice by slice along the last axis.
+        - output: of the same shape, in [-1, 1].
+    """
+
+    def __init__(self, amplitude: float = 12 / 255, seed: int = 0, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.amplitude = amplitude
+        self.latent: Tensor  # TorchScript does not take the annotation in the class
+        latent = torch.randn(1, LATENT_SIZE, generator=torch.Generator().manual_seed(seed))
+        self.register_buffer("latent", latent, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Fields for images."""
+        if images.dim() == 4:
+            return self._slice(images)
+        return torch.stack([self._slice(images[..., z]) for z in range(images.shape[4])], 4)
+
+    def _slice(self, images: Tensor) -> Tensor:
+        """Fields for ``(B, C, x, y)``; the generator was trained on rows and columns."""
+        rows = images.transpose(2, 3)
+        budget = torch.full_like(rows[:, :1], self.amplitude)
+        return self.field(rows, budget, self.latent.expand(rows.shape[0], -1)).transpose(2, 3)
 
 
 class _PatternMixture(nn.Module):
