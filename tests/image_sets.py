@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,14 @@ from PIL import Image
 CLASSES = ("glioma", "meningioma", "no_tumor", "pituitary")
 
 
-def image_set(folder: Path, name: str = "brain_mri", train: int = 12, val: int = 2, side: int = 32) -> Path:
+def image_set(
+    folder: Path,
+    name: str = "brain_mri",
+    train: int = 12,
+    val: int = 2,
+    side: int = 32,
+    classes: Sequence[str] = CLASSES,
+) -> Path:
     """Write ``FOLDER/NAME/{train,val}/CLASS/*.jpg``, gray: a disk whose brightness tells the class.
 
     Args:
@@ -21,11 +29,12 @@ def image_set(folder: Path, name: str = "brain_mri", train: int = 12, val: int =
         train: images of each class.
         val: images of each class.
         side: of the images, in pixels.
+        classes: names of the classes.
     """
     y, x = np.mgrid[:side, :side] / side - 0.5
     disk = np.hypot(x, y) < 0.4
     rng = np.random.default_rng(0)
-    for label, kind in enumerate(CLASSES):
+    for label, kind in enumerate(classes):
         for section, count in (("train", train), ("val", val)):
             target = folder / name / section / kind
             target.mkdir(parents=True)

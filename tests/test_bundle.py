@@ -41,12 +41,23 @@ CONFIGS = (
     "pretrained.yaml",
     "train_router.yaml",
     "train.yaml",
+    "multi_gpu_train.yaml",
     "train_segmenter.yaml",
     "evaluate.yaml",
     "attack.yaml",
     "peers.yaml",
     "segment.yaml",
+    "inference.yaml",
+    "protect.yaml",
+    "one_modality.yaml",
+    "remove.yaml",
 )
+BEFORE = {name: () for name in ("inference.yaml", "protect.yaml", "remove.yaml")} | {
+    "multi_gpu_train.yaml": ("networks.yaml", "train.yaml"),
+    "one_modality.yaml": ("networks.yaml", "protect.yaml"),
+}
+"""Configurations that stand before another one, where that is not ``networks.yaml`` alone."""
+
 MAX_BYTES = 25 * 1000 * 1000
 
 
@@ -91,8 +102,10 @@ class TestConfigurations:
 
     @pytest.mark.parametrize("name", CONFIGS)
     def test_parse(self, name: str) -> None:
-        parser = load_config(BUNDLE, *dict.fromkeys(("networks.yaml", name)))
-        assert parser["dataset"] == "brain_mri" and parser["bundle_root"] == str(BUNDLE)
+        names = dict.fromkeys((*BEFORE.get(name, ("networks.yaml",)), name))
+        parser = load_config(BUNDLE, *names)
+        assert parser["bundle_root"] == str(BUNDLE)
+        assert "networks.yaml" not in names or parser["dataset"] == "brain_mri"
 
     @pytest.mark.parametrize("name", CONFIGS)
     def test_every_target_resolves(self, name: str) -> None:
@@ -164,8 +177,12 @@ class TestContents:
         assert outputs["num_channels"] == 3 and outputs["value_range"] == [-1, 1]
 
     def test_metadata_describes_the_network(self) -> None:
-        """The declared inputs go through the declared network and give the declared output; so do gray images."""
-        described = json.loads((BUNDLE / "configs" / "metadata.json").read_text())["network_data_format"]
+        """The declared inputs go through the declared generator and give the declared output; so do gray images."""
+        metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
+        described = metadata["generator_data_format"]
+        # Other programs know networks of one image only: the same network, see tests/test_bundle_zoo.py.
+        shown = metadata["network_data_format"]
+        assert shown == {"inputs": {"image": described["inputs"]["image"]}, "outputs": described["outputs"]}
         image, budget, latent = (described["inputs"][name]["num_channels"] for name in ("image", "budget", "latent"))
         assert (image, described["outputs"]["pred"]["num_channels"]) == (3, 3)
         network = load_config(BUNDLE).get_parsed_content("network_def").eval()
@@ -182,6 +199,7 @@ class TestContents:
             if "==" in line and not line.startswith("#")
         )
         assert "efficientnet-lite-pytorch" in required
+        assert required.pop("monai-miadmark") == monai_miadmark.__version__
         assert {name: pins[name] for name in required} == required
 
     def test_documents_name_what_is_there(self) -> None:

@@ -57,7 +57,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("arguments", "manifest", "sidecars", "tasks", "transforms"),
     ("engines",),
     ("batch",),
-    ("cli", "demo"),
+    ("cli", "demo", "folder_jobs"),
     ("__main__",),
 )
 
