@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -111,6 +112,23 @@ def test_nibabel_reads_what_was_written(endian: str, version: int) -> None:
     copied = kind(image.dataobj.get_unscaled(), None, image.header).to_bytes()
     assert CARRIER.open_protected(copied).envelope == ENVELOPE
     assert CARRIER.rebuild(opened.shell, opened.image.values) == data
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("dtype", [*DTYPES, "float64", "RGB24"])
+def test_simpleitk_reads_what_was_written(dtype: str, compressed: bool, tmp_path: Path) -> None:
+    itk = pytest.importorskip("SimpleITK", reason="SimpleITK is not installed")
+    colors = dtype == "RGB24"
+    values = np.random.default_rng(1).integers(0, 100, (5, 4, 3, 3)[: 4 if colors else 3])
+    values = values.astype("uint8" if colors else dtype)
+    stored = values.view(np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))[..., 0] if colors else values
+    data = made(stored, affine=np.eye(4))
+    data = gzip.compress(data) if compressed else data
+    opened = CARRIER.open_source(data, "a")
+    path = tmp_path / ("a.nii.gz" if compressed else "b.nii")
+    path.write_bytes(CARRIER.carry(data, opened, opened.image.values + opened.image.values.dtype.type(7), ENVELOPE))
+    read = itk.GetArrayFromImage(itk.ReadImage(str(path)))
+    assert np.array_equal(read, np.moveaxis(values, (2, 1, 0), (0, 1, 2)) + 7) and read.dtype == values.dtype
 
 
 def test_padding_before_and_bytes_after_the_samples() -> None:
@@ -375,8 +393,6 @@ def test_damage_is_named() -> None:
 
 def test_mni152_head() -> None:
     nilearn = pytest.importorskip("nilearn")
-    from pathlib import Path
-
     folder = Path(nilearn.__file__).parent / "datasets" / "data"
     path = folder / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
     if not path.exists():

@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -151,7 +152,6 @@ def _palette() -> Image.Image:
         (written(COLOR)[:-5], "truncated"),
         (written(COLOR, "JPEG")[:-40], "JPEG file is damaged"),
         (written(COLOR, "JPEG")[:10], "JPEG file is damaged"),
-        (written(COLOR, "TIFF"), "TIFF"),
         (written(COLOR, "BMP"), "BMP"),
         (written(COLOR, "GIF"), "GIF"),
         (written(COLOR, "WEBP"), "WebP"),
@@ -208,6 +208,21 @@ def test_every_depth_and_color_type(size: tuple[int, int], depth: int, color: in
             assert np.array_equal(np.asarray(picture).reshape(read.shape), read)
     assert PNG.rebuild(opened.shell, None) == data
     assert protected[25] == color and protected[24] == max(depth, 8)
+
+
+# ITK has no pixels of gray and alpha.
+@pytest.mark.parametrize(("depth", "color"), [(depth, color) for depth, color in KINDS if color != 4])
+def test_simpleitk_reads_what_was_written(depth: int, color: int, tmp_path: Path) -> None:
+    itk = pytest.importorskip("SimpleITK", reason="SimpleITK is not installed")
+    count = {0: 1, 2: 3, 6: 4}[color]
+    stored = np.random.default_rng(depth).integers(0, 2**depth, (9, 7, count))
+    data = as_png(stored.reshape(9, -1), depth, color)
+    opened = PNG.open_source(data, "a")
+    changed = np.iinfo(opened.image.values.dtype).max - opened.image.values
+    (tmp_path / "a.png").write_bytes(PNG.carry(data, opened, changed, ENVELOPE))
+    read = itk.GetArrayFromImage(itk.ReadImage(str(tmp_path / "a.png"))).reshape(9, 7, -1)
+    colors = changed.shape[3]
+    assert np.array_equal(read[..., :colors], changed[0]) and np.array_equal(read[..., colors:], stored[..., colors:])
 
 
 @pytest.mark.parametrize("kind", range(5))

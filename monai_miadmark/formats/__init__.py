@@ -8,16 +8,28 @@ from monai_miadmark.errors import TamperedError, UnsupportedImageError
 from monai_miadmark.formats.base import Carrier, OpenedSource, ProtectedFile
 from monai_miadmark.formats.dicom import DicomCarrier
 from monai_miadmark.formats.foreign import foreign_name
+from monai_miadmark.formats.metaimage import MetaImageCarrier
+from monai_miadmark.formats.mgh import MghCarrier
 from monai_miadmark.formats.nifti import NiftiCarrier
+from monai_miadmark.formats.nrrd import NrrdCarrier
 from monai_miadmark.formats.raster import JpegCarrier, PngCarrier
 from monai_miadmark.formats.tiff import TiffCarrier
 
 __all__ = ["CARRIERS", "Carrier", "OpenedSource", "ProtectedFile", "carrier_for", "carrier_named"]
 
-CARRIERS: tuple[Carrier, ...] = (DicomCarrier(), NiftiCarrier(), PngCarrier(), JpegCarrier(), TiffCarrier())
+CARRIERS: tuple[Carrier, ...] = (
+    DicomCarrier(),
+    NiftiCarrier(),
+    PngCarrier(),
+    JpegCarrier(),
+    TiffCarrier(),
+    MetaImageCarrier(),
+    NrrdCarrier(),
+    MghCarrier(),
+)
 """All formats, in the order in which they are asked."""
 
-_SUPPORTED = "DICOM, NIfTI, PNG, JPEG and TIFF are"
+_SUPPORTED = "DICOM, NIfTI, PNG, JPEG, TIFF, MetaImage, NRRD and MGH are"
 
 
 def carrier_for(data: bytes, name: str) -> Carrier:

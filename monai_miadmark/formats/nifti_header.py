@@ -17,6 +17,7 @@ import numpy as np
 
 from monai_miadmark.errors import TamperedError, UnsupportedImageError
 from monai_miadmark.formats.base import MAX_FILE_BYTES, SampleLayout
+from monai_miadmark.formats.orientation import flips_for_display
 
 __all__ = ["HEAD_BYTES", "Fields", "NiftiHeader", "is_nifti", "parse_header", "with_offset"]
 
@@ -196,12 +197,7 @@ def _check_magic(head: bytes, fields: Fields) -> None:
 
 
 def _flips(head: bytes, fields: Fields, order: str) -> tuple[bool, bool]:
-    """Which of the axes (rows, columns) run away from the usual radiological display.
-
-    Rows are wanted from anterior or superior downwards, columns from the patient's right or anterior rightwards, so
-    that a logo can be read and a network sees heads the way up it learned them. Plain arithmetic on the header (sform,
-    else qform), so that every machine finds the same.
-    """
+    """How the image is to be turned, from the sform, else the qform."""
     q_code, s_code = struct.unpack_from(order + fields.forms[0], head, fields.forms[1])
     if s_code > 0:
         form, first = fields.rows
@@ -216,12 +212,4 @@ def _flips(head: bytes, fields: Fields, order: str) -> tuple[bool, bool]:
         ]
     else:
         return False, False
-    # World axes run to the left-to-right R, posterior-to-anterior A, inferior-to-superior S of the patient.
-    flips = []
-    for axis, column in zip("HW", (columns[1], columns[0]), strict=True):
-        if not all(math.isfinite(value) for value in column):
-            return False, False
-        main = max(range(3), key=lambda world: abs(column[world]))
-        turned = main in ((1, 2) if axis == "H" else (0, 1))
-        flips.append(turned and column[main] > 0)
-    return flips[0], flips[1]
+    return flips_for_display(columns[0], columns[1])

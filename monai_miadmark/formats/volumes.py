@@ -1,0 +1,189 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""What volumes have in common that are a header, samples in one run of bytes, and perhaps something behind them."""
+
+from __future__ import annotations
+
+import abc
+import zlib
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monai_miadmark.errors import TamperedError, UnsupportedImageError
+from monai_miadmark.formats.base import (
+    MAX_FILE_BYTES,
+    OpenedSource,
+    ProtectedFile,
+    SampleLayout,
+    check_values,
+    file_digest,
+    missing_envelope,
+    pack_block,
+    refuse_protected,
+    splice,
+    unpack_block,
+)
+from monai_miadmark.formats.ranges import raster_window, value_bounds
+from monai_miadmark.formats.wide import NARROW, is_exact, narrowed, widened
+from monai_miadmark.image import StoredImage
+from monai_miadmark.shell import CARRIED_FILE, SourceShell
+
+__all__ = ["Volume", "VolumeCarrier", "inflated", "shape_of"]
+
+
+@dataclass(frozen=True, repr=False)
+class Volume:
+    """A file, taken apart.
+
+    Attributes:
+        header: all bytes before the samples, without a record.
+        layout: of the samples, their type as in the file.
+        samples: their bytes, decompressed.
+        packed: whether they are compressed in the file.
+        rest: bytes behind the samples, without a record.
+        block: carrier block with what follows it, ``None`` without one.
+    """
+
+    header: bytes
+    layout: SampleLayout
+    samples: bytes
+    packed: bool
+    rest: bytes
+    block: bytes | None
+
+
+class VolumeCarrier(abc.ABC):
+    """A :class:`~monai_miadmark.formats.base.Carrier` but for how a file is read and put together."""
+
+    name: str
+    title: str
+
+    @abc.abstractmethod
+    def matches(self, data: bytes) -> bool:
+        """See :class:`~monai_miadmark.formats.base.Carrier`."""
+
+    @abc.abstractmethod
+    def _read(self, data: bytes) -> Volume:
+        """Take a file apart.
+
+        Raises:
+            UnsupportedImageError: a kind that is not supported, by name.
+            TamperedError: damaged.
+        """
+
+    @abc.abstractmethod
+    def _assemble(self, volume: Volume, samples: bytes, block: bytes) -> bytes:
+        """A file like the one that was read, with these samples and this carrier block."""
+
+    def open_source(self, data: bytes, name: str) -> OpenedSource:
+        """See :class:`~monai_miadmark.formats.base.Carrier`."""
+        try:
+            volume = self._read(data)
+        except TamperedError as error:
+            raise UnsupportedImageError(f"not a valid {self.title} file: {error}") from error
+        refuse_protected(volume.block is not None)
+        stored = volume.layout.decode(volume.samples)
+        values = narrowed(stored)
+        blobs = {CARRIED_FILE: data}
+        if not volume.packed and (values is stored or is_exact(stored)):
+            blobs = {"prefix": volume.header, "suffix": volume.rest}
+        shell = SourceShell(self.name, PurePath(name).name, volume.layout.to_meta(), blobs)
+        if self.rebuild(shell, values) != data:
+            raise UnsupportedImageError(f"the {self.title} file cannot be rebuilt exactly")
+        return OpenedSource(StoredImage(values, value_bounds(values), raster_window(values)), shell)
+
+    def rebuild(self, shell: SourceShell, values: NDArray[Any] | None) -> bytes:
+        """See :class:`~monai_miadmark.formats.base.Carrier`."""
+        if CARRIED_FILE in shell.blobs:
+            return shell.blobs[CARRIED_FILE]
+        wide = shell.meta.get("dtype")
+        if values is not None and isinstance(wide, str) and NARROW.get(wide) == values.dtype.name:
+            values = widened(values, wide)
+        return splice(shell, values)
+
+    def carry(self, data: bytes, opened: OpenedSource, values: NDArray[Any], envelope: bytes | None) -> bytes:
+        """See :class:`~monai_miadmark.formats.base.Carrier`."""
+        check_values(opened, values, envelope)
+        volume = self._read(data)
+        wide = volume.layout.dtype
+        if wide in NARROW:
+            values = widened(values, wide, volume.layout.decode(volume.samples))
+        return self._assemble(volume, volume.layout.encode(values), pack_block(envelope))
+
+    def open_protected(self, data: bytes) -> ProtectedFile:
+        """See :class:`~monai_miadmark.formats.base.Carrier`."""
+        volume = self._read(data)
+        marked = volume.block is not None
+        envelope = None if volume.block is None else unpack_block(volume.block)
+        try:
+            return ProtectedFile(narrowed(volume.layout.decode(volume.samples)), envelope, marked)
+        except UnsupportedImageError as error:
+            if not marked:
+                raise
+            raise TamperedError(f"the protected file was changed: {error}") from error
+
+    def replace_envelope(self, data: bytes, envelope: bytes) -> bytes:
+        """See :class:`~monai_miadmark.formats.base.Carrier`."""
+        if not envelope:
+            raise ValueError("the envelope is empty")
+        if self.open_protected(data).envelope is None:
+            raise missing_envelope()
+        volume = self._read(data)
+        return self._assemble(volume, volume.samples, pack_block(envelope))
+
+    def output_name(self, name: str) -> str:
+        """The same name."""
+        return PurePath(name).name
+
+    def file_digest(self, data: bytes) -> bytes:
+        """SHA-256 of the file."""
+        return file_digest(data)
+
+
+def shape_of(sizes: list[int], channels: int, dtype: str, title: str) -> tuple[int, int, int, int]:
+    """``(N, H, W, C)`` of axes that are named from the fastest on, channels apart.
+
+    Raises:
+        UnsupportedImageError: other than 2 to 4 axes, 1 or 3 channels, or more bytes than are taken into memory.
+        TamperedError: an axis of no length.
+    """
+    if not 2 <= len(sizes) <= 4:
+        raise UnsupportedImageError(f"{title} of {len(sizes)} dimensions is not supported (2, 3 and 4 are)")
+    if channels not in (1, 3):
+        raise UnsupportedImageError(f"{title} of {channels} samples in a voxel is not supported (1 and 3 are)")
+    if min(sizes) < 1:
+        raise TamperedError(f"the sizes in the {title} header are damaged")
+    width, height, depth, times = (*sizes, 1, 1)[:4]
+    if width * height * depth * times * channels * np.dtype(dtype).itemsize > MAX_FILE_BYTES:
+        raise UnsupportedImageError(f"{title} of more than {MAX_FILE_BYTES} bytes of samples is not supported")
+    return depth * times, height, width, channels
+
+
+def inflated(packed: bytes, size: int, wbits: int) -> tuple[bytes, int]:
+    """Decompressed samples, no more than declared, and how many bytes of ``packed`` the stream takes.
+
+    Args:
+        packed: a zlib or gzip stream and what follows it.
+        size: bytes that it holds.
+        wbits: 15 for zlib, 31 for gzip.
+
+    Raises:
+        TamperedError: damaged, truncated, or not of that size.
+    """
+    # Deflate packs at most 1032:1; memory is not taken for what the stream cannot hold.
+    if size > 1032 * len(packed):
+        raise TamperedError("the compressed samples are truncated")
+    stream = zlib.decompressobj(wbits=wbits)
+    try:
+        found = stream.decompress(packed, size)
+        # The checksum is read with what follows the last sample; more samples than declared would be found here too.
+        more = stream.decompress(stream.unconsumed_tail, 1)
+    except zlib.error as error:
+        raise TamperedError("the compressed samples are damaged") from error
+    if len(found) != size or more or not stream.eof:
+        raise TamperedError("the compressed samples do not have the declared size")
+    return found, len(packed) - len(stream.unused_data)
