@@ -163,14 +163,16 @@ class NiftiCarrier:
         if values is stored or is_exact(stored):
             blobs = {"prefix": plain[: header.start], "suffix": plain[header.end :]}
         else:
-            blobs = {CARRIED_FILE: plain}
+            blobs = {CARRIED_FILE: data}
         shell = SourceShell(self.name, PurePath(name).name, meta, blobs)
-        if _restored(shell, values) != plain:
+        if CARRIED_FILE not in blobs and _restored(shell, values) != plain:
             raise UnsupportedImageError("the NIfTI file cannot be rebuilt exactly")
         return OpenedSource(StoredImage(values, value_bounds(values), _window(header, values)), shell)
 
     def rebuild(self, shell: SourceShell, values: NDArray[Any] | None) -> bytes:
         """See :class:`~monai_miadmark.formats.base.Carrier`; of ``.nii.gz`` the decompressed bytes are exact."""
+        if CARRIED_FILE in shell.blobs:
+            return shell.blobs[CARRIED_FILE]
         return _compressed(_restored(shell, values), bool(shell.meta.get("gzip")))
 
     def carry(self, data: bytes, opened: OpenedSource, values: NDArray[Any], envelope: bytes | None) -> bytes:
@@ -219,13 +221,11 @@ class NiftiCarrier:
 
 
 def _restored(shell: SourceShell, values: NDArray[Any] | None) -> bytes:
-    """Decompressed bytes of a source file.
+    """Decompressed bytes of a source file that is not carried whole.
 
     Raises:
         TamperedError: the shell lacks parts, or the samples do not fit it.
     """
-    if CARRIED_FILE in shell.blobs:
-        return shell.blobs[CARRIED_FILE]
     wide = shell.meta.get("dtype")
     if values is not None and isinstance(wide, str) and NARROW.get(wide) == values.dtype.name:
         values = widened(values, wide)
