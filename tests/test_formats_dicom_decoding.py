@@ -10,6 +10,7 @@ import io
 import struct
 import warnings
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,12 +29,14 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
 )
 from test_formats_dicom import ENVELOPE, GRADIENT, ROOT, made, moved, protect, read
 
 from monai_miadmark.errors import TamperedError, UnsupportedImageError
+from monai_miadmark.formats import dicom_gdcm
 from monai_miadmark.formats.dicom import DicomCarrier
 from monai_miadmark.formats.dicom_codestreams import jpeg2000_head, jpeg_head
 from monai_miadmark.formats.dicom_fragments import frame_spans
@@ -541,3 +544,42 @@ def test_pixel_data_that_contradict_the_transfer_syntax() -> None:
     unknown = data.replace(b"1.2.840.10008.1.2.5\0", b"1.2.840.10008.1.2.9\0", 1)
     with pytest.raises(UnsupportedImageError, match=r"DICOM in 1\.2\.840\.10008\.1\.2\.9 is not supported"):
         CARRIER.open_source(unknown, "a")
+
+
+@needs("gdcm")
+@pytest.mark.parametrize(
+    "program", ["import os; os.abort()", "import time; time.sleep(60)", "print('too short')", "raise SystemExit(1)"]
+)
+def test_a_decoder_that_crashes_or_hangs_is_a_named_error(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GDCM aborts on some damaged streams: that must not take this process with it."""
+    worker = tmp_path / "worker.py"
+    worker.write_text(program)
+    monkeypatch.setattr(dicom_gdcm, "_WORKER", worker)
+    monkeypatch.setattr(dicom_gdcm, "_SECONDS", 2)
+    with pytest.raises(UnsupportedImageError, match="cannot be decoded"):
+        CARRIER.open_source((ROOT / "JPGExtended.dcm").read_bytes(), "a")
+
+
+@needs("gdcm")
+def test_a_stream_that_crashes_gdcm() -> None:
+    data = bytearray((ROOT / "SC_rgb_jpeg_gdcm.dcm").read_bytes())
+    at = data.index(frame_of("SC_rgb_jpeg_gdcm.dcm")[:32])
+    data[at + 22] = 129
+    with pytest.raises(UnsupportedImageError):
+        CARRIER.open_source(bytes(data), "a")
+
+
+@needs("gdcm")
+def test_gdcm_reads_what_pydicom_reads() -> None:
+    """The one lossless file that pydicom decodes by GDCM too; several frames go to one process."""
+    data = (ROOT / "SC_rgb_jpeg_gdcm.dcm").read_bytes()
+    expected = read(data).pixel_array
+    assert np.array_equal(CARRIER.open_source(data, "a").image.values[0], expected)
+    frame = frame_of("SC_rgb_jpeg_gdcm.dcm")
+    twice = encapsulated([frame, frame], JPEGLosslessSV1, np.zeros((2, 100, 100, 3), np.uint8))
+    values = CARRIER.open_source(twice, "a").image.values
+    assert np.array_equal(values, np.stack([expected, expected]))
+    twelve = CARRIER.open_source((ROOT / "JPGExtended.dcm").read_bytes(), "a").image.values
+    assert (int(twelve.min()), int(twelve.max())) == (0, 264)  # as DCMTK's dcmdjpeg gives

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import RLELossless
 from test_formats_dicom import ENVELOPE, GRADIENT, ROOT, made, protect, read
 from test_formats_dicom_decoding import compressed
+from test_formats_dicom_interop import messages, tool
 
 from monai_miadmark.formats.dicom import DicomCarrier
 
@@ -99,6 +102,12 @@ def test_derivation_functional_group_is_shared_or_per_frame(
         assert reference.PurposeOfReferenceCodeSequence[0].CodeValue == "121322"
         # A frame comes from one frame; a shared group speaks of all of them.
         assert reference.get("ReferencedFrameNumber") == (None if where == "shared" else number)
+    # Required with it (C.8.13.2.1 and others); and enhanced IODs have no such attributes at the top.
+    (evidence,) = ds.SourceImageEvidenceSequence
+    (series,) = evidence.ReferencedSeriesSequence
+    assert (evidence.StudyInstanceUID, series.SeriesInstanceUID) == ("1.2.3", "1.2.3.5")
+    assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == "1.2.3.4"
+    assert not {"SourceImageSequence", "DerivationDescription", "DerivationCodeSequence"} & set(ds.dir())
     if any("DerivationImageSequence" in g for g in (*shared, *frames)):
         assert (in_shared or in_frames)[0].DerivationImageSequence[0].DerivationDescription == "earlier"
 
@@ -134,3 +143,30 @@ def test_private_groups_of_the_source_stay(name: str) -> None:
             assert ds[element.tag].value == element.value and ds[element.tag].VR == element.VR
     added = {e.tag for e in ds if e.tag.is_private} - {e.tag for e in source if e.tag.is_private}
     assert added == {0x04110010, 0x04111002}
+
+
+@tool("dciodvfy")
+@pytest.mark.parametrize(
+    ("sop_class", "kind"),
+    [
+        (ENHANCED_MR, "MRImageFrameTypeSequence"),
+        (ENHANCED_XA, "XAXRFFrameCharacteristicsSequence"),
+        ("1.2.840.10008.5.1.4.1.1.2.1", "CTImageFrameTypeSequence"),
+    ],
+)
+def test_the_validator_finds_nothing_new_in_enhanced_objects(sop_class: str, kind: str, tmp_path: Path) -> None:
+    """The objects themselves lack most of what their IODs want; what counts is the difference."""
+    source = made(
+        STACK,
+        SOPClassUID=sop_class,
+        ImageType=ORIGINAL,
+        SharedFunctionalGroupsSequence=Sequence([group(None)]),
+        PerFrameFunctionalGroupsSequence=Sequence([group(kind, ORIGINAL) for _ in STACK]),
+    )
+    found = []
+    for name, data in (("source.dcm", source), ("protected.dcm", protect(source))):
+        (tmp_path / name).write_bytes(data)
+        found.append(messages(tmp_path / name))
+    new = found[1] - found[0]
+    allowed = r"\(0x0411,0x10..\).*Unrecognized tag|.*Standard Extended SOP Class"  # for the private elements
+    assert [line for line in new if not re.match(allowed, line)] == []

@@ -75,8 +75,10 @@ def declare_derived(data_set: Dataset, file_digest: bytes, values: NDArray[Any])
     sop_class, instance = (str(data_set.get(key, "") or "") for key in ("SOPClassUID", "SOPInstanceUID"))
     if not sop_class or not instance:
         raise UnsupportedImageError("DICOM without SOP Class and Instance UID is not supported")
-    _declare_derivation(data_set, sop_class, instance)
-    _declare_in_frames(data_set, sop_class, instance)
+    data_set.ImageType = _derived_type(data_set.get("ImageType", None), sop_class)
+    # Enhanced IODs have no General Reference module: there the functional groups say it, and only they.
+    if not _declare_in_frames(data_set, sop_class, instance):
+        _declare_derivation(data_set, sop_class, instance)
     data_set.SOPInstanceUID = derived_uid(b"instance", instance.encode(), file_digest)
     data_set.file_meta.MediaStorageSOPInstanceUID = UID(data_set.SOPInstanceUID)
     series = str(data_set.get("SeriesInstanceUID", "") or "")
@@ -122,8 +124,7 @@ def _derived_type(value: Any, sop_class: str) -> list[str]:
 
 
 def _declare_derivation(data_set: Dataset, sop_class: str, instance: str) -> None:
-    """Image Type, description, code and source of the object."""
-    data_set.ImageType = _derived_type(data_set.get("ImageType", None), sop_class)
+    """Description, code and source of the object."""
     earlier = str(data_set.get("DerivationDescription", "") or "")
     data_set.DerivationDescription = (f"{_DESCRIPTION}; before: {earlier}" if earlier else _DESCRIPTION)[:1024]
     # Earlier derivations (lossy compression, above all) stay true of the protected image.
@@ -132,8 +133,8 @@ def _declare_derivation(data_set: Dataset, sop_class: str, instance: str) -> Non
     data_set.SourceImageSequence = _source(sop_class, instance)
 
 
-def _declare_in_frames(data_set: Dataset, sop_class: str, instance: str) -> None:
-    """Frame Type and Derivation Image in the functional groups of enhanced objects."""
+def _declare_in_frames(data_set: Dataset, sop_class: str, instance: str) -> bool:
+    """Frame Type and Derivation Image in the functional groups of enhanced objects; whether there are such groups."""
     shared = list(data_set.get("SharedFunctionalGroupsSequence", None) or [])
     frames = list(data_set.get("PerFrameFunctionalGroupsSequence", None) or [])
     for group in (*shared, *frames):
@@ -148,6 +149,22 @@ def _declare_in_frames(data_set: Dataset, sop_class: str, instance: str) -> None
         derivation.SourceImageSequence = _source(sop_class, instance, number if in_frames else None)
         before = list(group.get("DerivationImageSequence", None) or [])
         group.DerivationImageSequence = Sequence([*before, derivation])
+    if shared or frames:
+        _declare_evidence(data_set, sop_class, instance)
+    return bool(shared or frames)
+
+
+def _declare_evidence(data_set: Dataset, sop_class: str, instance: str) -> None:
+    """Study and series of the source image, required where functional groups name it."""
+    study, series = (str(data_set.get(key, "") or "") for key in ("StudyInstanceUID", "SeriesInstanceUID"))
+    image, of_series, of_study = Dataset(), Dataset(), Dataset()
+    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = sop_class, instance
+    of_series.ReferencedSOPSequence = Sequence([image])
+    of_series.SeriesInstanceUID = series
+    of_study.ReferencedSeriesSequence = Sequence([of_series])
+    of_study.StudyInstanceUID = study
+    before = list(data_set.get("SourceImageEvidenceSequence", None) or [])
+    data_set.SourceImageEvidenceSequence = Sequence([*before, of_study])
 
 
 def _frame_type_items(group: Dataset) -> Iterator[Dataset]:

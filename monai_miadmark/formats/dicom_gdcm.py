@@ -27,7 +27,13 @@ _SECONDS_PER_MIB = 1
 
 def installed() -> bool:
     """Whether there is a GDCM."""
-    return importlib.util.find_spec("gdcm") is not None
+    return _folder() is not None
+
+
+def _folder() -> Path | None:
+    """Where GDCM is."""
+    found = importlib.util.find_spec("gdcm")
+    return None if found is None or found.origin is None else Path(found.origin).parent
 
 
 def decode_frames(frames: Sequence[bytes], description: PixelDescription, syntax: str) -> NDArray[Any]:
@@ -61,9 +67,9 @@ def decode_frames(frames: Sequence[bytes], description: PixelDescription, syntax
     for frame in frames:
         message += [struct.pack("<Q", len(frame)), frame]
     try:
-        # -I: neither the current folder nor the environment decides what is imported.
+        # -I: neither the current folder nor the environment decides what is imported, hence the folder as argument.
         done = subprocess.run(
-            [sys.executable, "-I", str(_WORKER)],
+            [sys.executable, "-I", str(_WORKER), str(_folder())],
             input=b"".join(message),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

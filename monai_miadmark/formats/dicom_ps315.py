@@ -45,6 +45,7 @@ ADDED_KEYWORDS = (
     "PlanarConfiguration",
     "SeriesDescription",
     "SeriesInstanceUID",
+    "SourceImageEvidenceSequence",
     "SourceImageSequence",
 )
 """What protecting may add. Where the source has one of these, its value is always among the encrypted ones."""

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A process of its own for GDCM, which calls ``abort()`` on some damaged JPEG streams: run by :mod:`.dicom_gdcm`.
 
-Standard input: one line of JSON with the attributes of :func:`~.dicom_gdcm.decode_frames`, then for each frame its
-length (8 bytes, little-endian) and its bytes. Standard output: the samples of all frames. Any failure: exit status
-other than 0.
+Argument: the folder of GDCM. Standard input: one line of JSON with the attributes of
+:func:`~.dicom_gdcm.decode_frames`, then for each frame its length (8 bytes, little-endian) and its bytes. Standard
+output: the samples of all frames. Any failure: exit status other than 0.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 def main() -> None:
     """Decode what comes in."""
+    sys.path.append(sys.argv[1])
     gdcm: Any = importlib.import_module("gdcm")
     head = json.loads(sys.stdin.buffer.readline())
     for _ in range(head["frames"]):
