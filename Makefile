@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
 	$(PIP) hatchling
-	$(PIP) --no-build-isolation -e '.[dev,demo,pretrained,evaluation,dicom]'
+	$(PIP) --no-build-isolation -e '.[dev,demo,pretrained,evaluation,dicom,tiff,interop]'
 	touch $@
 
 demo: $(STAMP) ## protect and restore real images, with a picture of it

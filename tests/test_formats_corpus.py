@@ -1,6 +1,6 @@
 # Copyright 2026 The monai_miadmark authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every image file in nibabel's wheel comes back byte for byte, or is refused by name, as docs/formats-other.md says."""
+"""Every image file in nibabel's wheel comes back byte for byte or is refused by name, as the page of formats says."""
 
 from __future__ import annotations
 
