@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.encaps import encapsulate
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import convert_color_space
 from pydicom.uid import UID
 
 from monai_miadmark.errors import UnsupportedImageError
@@ -28,6 +26,7 @@ from monai_miadmark.formats.dicom_codestreams import StreamHead, jpeg2000_head, 
 from monai_miadmark.formats.dicom_fragments import frame_spans
 from monai_miadmark.formats.dicom_palette import apply_palette
 from monai_miadmark.formats.dicom_pixels import PixelDescription
+from monai_miadmark.formats.dicom_plugins import convert_color_space, get_decoder
 from monai_miadmark.formats.dicom_reading import BIG_ENDIAN, NATIVE, Source, raw_element
 
 __all__ = ["PIXEL_DATA", "Decoded", "decode", "lossy_method"]
@@ -183,14 +182,15 @@ def lossy_method(source: Source, description: PixelDescription) -> tuple[str, fl
 def _plugin(syntax: str, description: PixelDescription) -> str:
     """Which plugin is to decode a transfer syntax: one of pydicom's, none for native ones, or our GDCM process."""
     name = UID(syntax).name[:64]
-    if syntax in NATIVE:
-        return ""
-    if syntax not in _PLUGINS:
+    if syntax not in _PLUGINS and syntax not in NATIVE:
         raise UnsupportedImageError(f"DICOM in {name} is not supported")
     try:
-        available = get_decoder(UID(syntax)).available_plugins
+        decoder = get_decoder(UID(syntax))
     except NotImplementedError as error:  # an older pydicom
-        raise UnsupportedImageError(f"this version of pydicom does not decode {name}") from error
+        raise UnsupportedImageError(f"this version of pydicom does not decode pixel data in {name}") from error
+    if syntax in NATIVE:
+        return ""
+    available = decoder.available_plugins
     wide = syntax == _JPEG_12_BIT and description.stored > 8
     for plugin in _PLUGINS[syntax]:
         if plugin in available and not (wide and plugin == "pillow"):
