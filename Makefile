@@ -10,6 +10,10 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST_ARGS ?=
 LIMIT ?=
+LABEL_PYTHON ?= python3.11
+LABEL_VENV := .venv-label
+LABEL_STAMP := $(LABEL_VENV)/.installed
+LABEL_PIP := $(LABEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 BUNDLE := bundles/miadmark
 RUN := $(abspath $(BIN))/python -m monai.bundle run --bundle_root . --config_file
@@ -19,10 +23,10 @@ FIRST := $(if $(LIMIT),--limit $(LIMIT))
 MODALITIES := brain_mri fundus skin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup venv demo test lint format types unit kill train results clean
+.PHONY: help setup venv demo test lint format types unit test-label kill train results clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup venv: $(STAMP) ## make .venv with everything in it, at the versions of constraints.txt
 
@@ -55,6 +59,18 @@ types: $(STAMP) ## mypy
 unit: $(STAMP) ## pytest; PYTEST_ARGS="-k record" for a part
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
+# MONAI Label needs other versions of pydicom and numpy, so it has an environment of its own. --no-deps: the file names
+# all that is needed, and what packages ask for beyond it (torchvision, SAM-2, ITK as a whole) is some gigabytes.
+$(LABEL_STAMP): pyproject.toml constraints-label.txt
+	test -x $(LABEL_VENV)/bin/python || $(LABEL_PYTHON) -m venv $(LABEL_VENV)
+	$(LABEL_PIP) -c constraints-label.txt "$$(grep '^torch==' constraints-label.txt)"
+	$(LABEL_PIP) --no-deps -r constraints-label.txt
+	$(LABEL_PIP) --no-deps --no-build-isolation -e .
+	touch $@
+
+test-label: $(LABEL_STAMP) ## the MONAI Label app against a real server, in .venv-label (Python 3.10 or 3.11)
+	OMP_NUM_THREADS=1 $(LABEL_VENV)/bin/python -m pytest tests/label $(PYTEST_ARGS)
+
 kill: $(STAMP) ## kill folder jobs at 200 random moments, and see that nothing is lost (some minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/kills.py --kills 200
 
@@ -80,5 +96,5 @@ results: $(STAMP) ## measure what docs/results.md reports (very long; LIMIT=12 f
 	    $(RUN) "[$(EVALUATION),'configs/$$name.yaml']" --dataset $$set $(FIRST); done; done
 
 clean: ## remove .venv and all that tools left
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LABEL_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

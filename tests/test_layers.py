@@ -57,12 +57,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("arguments", "manifest", "sidecars", "tasks", "transforms"),
     ("engines",),
     ("batch",),
-    ("cli", "demo", "folder_jobs"),
+    ("apps", "cli", "demo", "folder_jobs"),
     ("__main__",),
 )
 
 # Modules whose import must not bring torch: whoever only removes marks needs no weights and no GPU stack.
 TORCH_SIDE = {
+    "apps",
     "demo",
     "diversity",
     "evaluation",
