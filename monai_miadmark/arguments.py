@@ -138,6 +138,15 @@ def _add_protect(parser: _Parser) -> None:
     record.add_argument(
         "--sidecar", action="store_const", const="sidecar", dest="record", help="the same as --record sidecar"
     )
+    parser.add_argument(
+        "--ps315",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="CERT.pem",
+        help="DICOM: also encrypt the original attributes for this X.509 certificate (RSA) as DICOM PS3.15 has it, for "
+        "software that does not know this one; doubles the files; may be repeated",
+    )
 
 
 def _add_remove(parser: _Parser) -> None:

@@ -108,6 +108,7 @@ def _protect(options: Namespace) -> int:
         raise UsageError(
             "nobody could restore the images", "name recipients with -r RECIPIENT.pub, or use --passphrase"
         )
+    _check_certificates(options.ps315)
     choices, mask = _protect_options(options)
     task = ProtectTask(
         recipients=tuple(options.recipient),
@@ -117,6 +118,7 @@ def _protect(options: Namespace) -> int:
         signer=None if options.signer is None else _unlocked(options.signer, keys.load_signer),
         mask=mask,
         record=options.record,
+        ps315=tuple(options.ps315),
         overwrite=options.overwrite,
     )
     return _run(options, task, files.protected_name, "protected")
@@ -150,6 +152,18 @@ def _protect_options(options: Namespace) -> tuple[ProtectOptions, Path | None]:
     except ValueError as error:
         raise UsageError(str(error), "miadmark protect --help shows what is expected") from error
     return choices, mask
+
+
+def _check_certificates(paths: Sequence[Path]) -> None:
+    """Read the certificates of ``--ps315`` before any image is."""
+    for path in paths:
+        try:
+            keys.load_certificate(path)
+        except OSError as error:
+            raise UsageError(f"{_shown(path)}: {error.strerror or 'not readable'}", "check the path") from error
+        except (MIADMarkError, ValueError) as error:
+            hint = "--ps315 takes an X.509 certificate (PEM) with an RSA key of 2048 bits or more, valid today"
+            raise UsageError(_shown(error), hint) from error
 
 
 def _check_logo(logo: Path | None, text: str) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import pydicom
+from cryptography import x509
 from pydicom.filereader import read_partial
 
 from monai_miadmark import pipeline
@@ -269,6 +270,7 @@ def make_protected(
     mask: Path | None = None,
     signer: Signer | None = None,
     record: Where = "inside",
+    certificates: Sequence[x509.Certificate] = (),
     overwrite: bool = False,
     measure: bool = False,
 ) -> Made:
@@ -283,13 +285,15 @@ def make_protected(
         mask: image file of the same size; what is not zero there is the region (instead of ``options.region``).
         signer: the custodian's signing key.
         record: where the sealed record goes.
+        certificates: of those who may restore DICOM without this package (PS3.15); see
+            :func:`~monai_miadmark.pipeline.protect_bytes`.
         overwrite: replace existing outputs.
         measure: compare the protected image with its source.
 
     Raises:
         MIADMarkError: the image cannot be protected.
         OSError: reading failed, or an output exists.
-        ValueError: mask and image do not fit.
+        ValueError: mask and image do not fit, or a certificate cannot be encrypted for.
     """
     if sidecar_path(src).exists():
         raise UnsupportedImageError("the image is protected already (its record lies beside it)")
@@ -300,7 +304,14 @@ def make_protected(
         options = replace(options, region=read_mask(_read(mask).data, mask.name, data, src.name))
     watch = InkWatch(marker)
     result = pipeline.protect_bytes(
-        data, src.name, recipients, watch, options, signer=signer, sidecar=record == "sidecar"
+        data,
+        src.name,
+        recipients,
+        watch,
+        options,
+        signer=signer,
+        sidecar=record == "sidecar",
+        certificates=certificates,
     )
     path = folder / safe_name(result.name)
     _check_apart(path, src)
@@ -341,6 +352,7 @@ def protect_file(
     mask: Path | None = None,
     signer: Signer | None = None,
     sidecar: bool = False,
+    certificates: Sequence[x509.Certificate] = (),
     overwrite: bool = False,
 ) -> Path:
     """Protect one file and write the result; arguments as of :func:`make_protected`, ``sidecar``: record beside it.
@@ -351,11 +363,20 @@ def protect_file(
     Raises:
         MIADMarkError: nothing was written.
         OSError: reading or writing failed, or an output exists; nothing was written.
-        ValueError: mask and image do not fit; nothing was written.
+        ValueError: mask and image do not fit, or a certificate cannot be encrypted for; nothing was written.
     """
     record: Where = "sidecar" if sidecar else "inside"
     made = make_protected(
-        src, folder, recipients, marker, options, mask=mask, signer=signer, record=record, overwrite=overwrite
+        src,
+        folder,
+        recipients,
+        marker,
+        options,
+        mask=mask,
+        signer=signer,
+        record=record,
+        certificates=certificates,
+        overwrite=overwrite,
     )
     return made.write()
 

@@ -54,6 +54,7 @@ def protect_folders(
     signer: str | os.PathLike[str] | None = None,
     mask: str | os.PathLike[str] | None = None,
     record: Where = "inside",
+    ps315: Paths = (),
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -69,6 +70,8 @@ def protect_folders(
         signer: private key file of the custodian.
         mask: image file that is the region of all images.
         record: where the sealed records go.
+        ps315: certificate files of those who may restore DICOM without this package (PS3.15 E.1.1); all files must be
+            DICOM then.
         resume: go on with an earlier run of the same job.
         overwrite: replace existing outputs.
         progress: a bar on standard error.
@@ -92,6 +95,7 @@ def protect_folders(
         signer=None if signer is None else _unlocked(Path(signer)),
         mask=None if mask is None else Path(mask),
         record=record,
+        ps315=_paths(ps315),
         overwrite=overwrite,
         load=lambda: marker,
     )

@@ -47,6 +47,7 @@ __all__ = [
     "Verifier",
     "generate_identity",
     "generate_signer",
+    "load_certificate",
     "load_identity",
     "load_recipient",
     "load_signer",
@@ -176,6 +177,19 @@ def load_recipient(path: _PathLike) -> HpkeRecipient | CmsRecipient:
         raise ValueError(f"{path}: two public keys that are not ML-KEM-768 and X25519")
     with _about(path):
         return HpkeRecipient(key, first[0])
+
+
+def load_certificate(path: _PathLike) -> x509.Certificate:
+    """Read an X.509 certificate with an RSA key that may be encrypted for.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not a certificate, not one for encryption, or not valid today.
+    """
+    recipient = load_recipient(path)
+    if not isinstance(recipient, CmsRecipient):
+        raise ValueError(f"{path}: not an X.509 certificate but a public key of this package")
+    return recipient.certificate
 
 
 def load_identity(path: _PathLike, passphrase: str | bytes | None = None) -> HpkeIdentity | CmsIdentity:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
@@ -17,7 +18,9 @@ from monai_miadmark import seal
 from monai_miadmark.errors import NotProtectedError, TamperedError, UnsupportedImageError
 from monai_miadmark.exact import apply_mark
 from monai_miadmark.formats import carrier_for, carrier_named
-from monai_miadmark.formats.base import Carrier, ProtectedFile
+from monai_miadmark.formats.base import Carrier, OpenedSource, ProtectedFile
+from monai_miadmark.formats.dicom import DicomCarrier
+from monai_miadmark.formats.dicom_ps315 import check_certificates
 from monai_miadmark.image import StoredImage, pixel_digest
 from monai_miadmark.marking import Marker, make_mark
 from monai_miadmark.options import ProtectOptions
@@ -128,6 +131,7 @@ def protect_bytes(
     options: ProtectOptions | None = None,
     signer: Signer | None = None,
     sidecar: bool = False,
+    certificates: Sequence[x509.Certificate] = (),
 ) -> ProtectedBytes:
     """Protect a whole file and prove in memory that it can be restored before giving it out.
 
@@ -139,17 +143,25 @@ def protect_bytes(
         options: the custodian's choices.
         signer: the custodian's signing key.
         sidecar: keep the envelope out of the file.
+        certificates: X.509 certificates with RSA keys, for whose holders DICOM files get the original attributes once
+            more in the standard's own envelope (PS3.15 E.1.1); see :meth:`DicomCarrier.carry`.
 
     Raises:
-        UnsupportedImageError: the file is of a kind that cannot be restored exactly.
-        ValueError: no recipient, or a region mask that does not fit.
+        UnsupportedImageError: the file is of a kind that cannot be restored exactly, or there are certificates and it
+            is not DICOM.
+        ValueError: no recipient, a certificate that cannot be encrypted for, or a region mask that does not fit.
     """
     carrier = carrier_for(data, name)
+    if certificates and not isinstance(carrier, DicomCarrier):
+        raise UnsupportedImageError(
+            f"{name}: encrypted attributes (PS3.15) are an element of DICOM, a {carrier.name} file cannot have them"
+        )
+    check_certificates(certificates)
     opened = carrier.open_source(data, name)
     values, record, key = _protect(opened.image, recipients, marker, options, opened.shell, carrier.file_digest(data))
     digest = pixel_digest(values)
     envelope = seal.seal(record, recipients, digest, key, signer)
-    protected = carrier.carry(data, opened, values, None if sidecar else envelope)
+    protected = _carried(carrier, data, opened, values, None if sidecar else envelope, certificates)
     written = carrier_for(protected, name).open_protected(protected)
     if pixel_digest(written.values) != digest or written.envelope != (None if sidecar else envelope):
         raise UnsupportedImageError(f"the {carrier.name} file would not keep the protected samples and their record")
@@ -263,6 +275,20 @@ def _protect(
     values = apply_mark(image, mark)
     record = RecoveryRecord.build(image, mark, values, shell, original_file).to_bytes()
     return values, record, key
+
+
+def _carried(
+    carrier: Carrier,
+    data: bytes,
+    opened: OpenedSource,
+    values: NDArray[Any],
+    envelope: bytes | None,
+    certificates: Sequence[x509.Certificate],
+) -> bytes:
+    """The protected file; certificates are for DICOM only."""
+    if isinstance(carrier, DicomCarrier):
+        return carrier.carry(data, opened, values, envelope, certificates)
+    return carrier.carry(data, opened, values, envelope)
 
 
 def _open_protected(data: bytes, envelope: bytes | None) -> tuple[Carrier, ProtectedFile, bytes]:

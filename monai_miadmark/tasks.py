@@ -178,6 +178,7 @@ class ProtectTask:
         signer: the custodian's signing key.
         mask: image file that is the region of all images.
         record: where sealed records go.
+        ps315: certificate files of those who may restore DICOM without this package.
         overwrite: replace existing outputs.
         load: gives the marker; a function of some module, so that it pickles.
     """
@@ -189,6 +190,7 @@ class ProtectTask:
     signer: KeyFile | None = None
     mask: Path | None = None
     record: Where = "inside"
+    ps315: tuple[Path, ...] = ()
     overwrite: bool = False
     load: Callable[[], Marker] = default_marker
 
@@ -208,6 +210,7 @@ class ProtectTask:
             "region": options.region if self.mask is None else {"sha256": files.stamp_file(self.mask).sha256},
             "region_budget": options.region_budget,
             "record": self.record,
+            "ps315": _key_ids(self.ps315),
             "recipients": _key_ids(self.recipients),
             "passphrase": self.passphrase is not None,
             "signer": None if signer is None else signer.key_id.hex(),
@@ -238,6 +241,7 @@ class ProtectTask:
             if self.passphrase is not None:
                 recipients.append(keys.PassphraseRecipient(self.passphrase, self.salt))
             signer = None if self.signer is None else _loaded_signer(self.signer)
+            certificates = [keys.load_certificate(path) for path in self.ps315]
         try:
             marker = self.load()
         except (OSError, ValueError) as error:
@@ -253,6 +257,7 @@ class ProtectTask:
                 mask=self.mask,
                 signer=signer,
                 record=self.record,
+                certificates=certificates,
                 overwrite=self.overwrite,
                 measure=True,
             )

@@ -8,12 +8,16 @@ import datetime
 import io
 import shutil
 import subprocess
+import sys
+import types
 from pathlib import Path
 from typing import NamedTuple
 
+import doubles
 import numpy as np
 import pydicom
 import pytest
+import samples
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -26,9 +30,12 @@ from test_formats_dicom import ENVELOPE, GRADIENT, ROOT, made, moved, read
 from test_formats_dicom_decoding import written
 from test_formats_dicom_interop import messages, tool
 
+from monai_miadmark import cli
 from monai_miadmark.errors import UnsupportedImageError
 from monai_miadmark.formats import dicom_ps315
 from monai_miadmark.formats.dicom import DicomCarrier
+from monai_miadmark.keys import generate_identity
+from monai_miadmark.pipeline import protect_bytes
 
 CARRIER = DicomCarrier()
 OPENSSL = pytest.mark.skipif(shutil.which("openssl") is None, reason="not installed: openssl")
@@ -182,3 +189,75 @@ def test_refusals(clinic: Holder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dicom_ps315, "MAX_CONTENT_BYTES", 100)
     with pytest.raises(UnsupportedImageError, match="more than 100 bytes"):
         protect(made(GRADIENT), clinic)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clinic: Holder, other: Holder) -> Path:
+    """A current folder with keys, certificates and images, where the command makes noise instead of using networks."""
+    marker = types.ModuleType("monai_miadmark.marker")
+    marker.load_marker = doubles.load_marker  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "monai_miadmark.marker", marker)
+    monkeypatch.setattr(cli, "usable_cores", lambda: 1)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["keygen", "alice", "--kem", "x25519"]) == 0
+    for name, who in (("clinic", clinic), ("other", other)):
+        Path(f"{name}.pem").write_bytes(who.certificate.public_bytes(serialization.Encoding.PEM))
+    Path("in").mkdir()
+    Path("in/ct.dcm").write_bytes((ROOT / "CT_small.dcm").read_bytes())
+    return tmp_path
+
+
+PROTECT = ["protect", "in", "-o", "out", "-r", "alice.pub"]
+
+
+@OPENSSL
+def test_the_command_line_for_two_certificates(workplace: Path, clinic: Holder, other: Holder) -> None:
+    data = Path("in/ct.dcm").read_bytes()
+    assert cli.main([*PROTECT, "--ps315", "clinic.pem", "--ps315", "other.pem"]) == 0
+    protected = Path("out/ct.dcm").read_bytes()
+    assert np.any(read(protected).pixel_array != read(data).pixel_array)
+    for who in (clinic, other):  # without this package
+        ds = read(protected)
+        put_back(ds, decrypted(ds, who, workplace))
+        assert written(ds) == data
+    assert cli.main(["remove", "out/ct.dcm", "-o", "back", "-i", "alice.key"]) == 0
+    assert Path("back/ct.dcm").read_bytes() == data
+
+
+def test_whose_certificates_belongs_to_the_job(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*PROTECT, "--ps315", "clinic.pem"]) == 0
+    first = Path("out/ct.dcm").read_bytes()
+    assert cli.main([*PROTECT, "--resume", "--ps315", "clinic.pem"]) == 0
+    capsys.readouterr()
+    for more in ([], ["--ps315", "other.pem"]):
+        assert cli.main([*PROTECT, "--resume", *more]) == 2
+        assert "options" in capsys.readouterr().err
+    assert Path("out/ct.dcm").read_bytes() == first
+
+
+def test_the_command_line_refuses(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    Path("ec.pem").write_bytes(holder(key).certificate.public_bytes(serialization.Encoding.PEM))
+    for path, reason in (("none.pem", "No such file"), ("alice.pub", "not an X.509 certificate"), ("ec.pem", "RSA")):
+        assert cli.main([*PROTECT, "--ps315", path]) == 2
+        said = capsys.readouterr().err
+        assert reason in said and "hint:" in said
+        assert not Path("out").exists()
+    Path("in/a.png").write_bytes(samples.png())
+    assert cli.main([*PROTECT, "--ps315", "clinic.pem"]) == 1
+    assert "a.png: UnsupportedImageError: encrypted attributes (PS3.15)" in capsys.readouterr().err
+    assert Path("out/ct.dcm").exists() and not Path("out/a.png").exists()
+
+
+def test_a_certificate_that_cannot_be_encrypted_for_is_found_before_the_image_is_marked() -> None:
+    class Untouched:
+        """A marker that nobody may ask."""
+
+    with pytest.raises(ValueError, match="RSA"):
+        protect_bytes(
+            made(GRADIENT),
+            "a.dcm",
+            [generate_identity("x25519").recipient],
+            Untouched(),  # type: ignore[arg-type]
+            certificates=[holder(ec.generate_private_key(ec.SECP256R1())).certificate],
+        )
