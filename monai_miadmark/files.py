@@ -72,6 +72,9 @@ __all__ = [
 SIDECAR_SUFFIX = ".miadmark"
 """``NAME.EXT.miadmark`` beside a protected file holds its sealed record where the file itself does not."""
 
+_OWN_NAMES = ("miadmark-manifest.", ".miadmark")
+"""How the manifest and the lock of an output folder begin."""
+
 Where = Literal["inside", "sidecar", "both"]
 """Where the sealed record of a protected file goes: into the file, beside it, or both."""
 
@@ -192,6 +195,9 @@ def safe_name(name: str) -> str:
     """
     if not name or name in (".", "..") or any(c in "/\\" or not c.isprintable() for c in name) or name[1:2] == ":":
         raise ValueError("the record's file name is not a plain file name: refused")
+    # Folder jobs believe what such files say: one that a record brings could make them take a file for done.
+    if name.lower().startswith(_OWN_NAMES) or name.lower().endswith((SIDECAR_SUFFIX, TEMPORARY_SUFFIX)):
+        raise ValueError("the record's file name is one of those that this package gives its own files: refused")
     return name
 
 

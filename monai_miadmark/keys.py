@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, mlkem, rsa, x25519
 
 from monai_miadmark.passphrases import SALT_BYTES, PassphraseIdentity, PassphraseRecipient, passphrase_bytes
-from monai_miadmark.pkcs8 import encrypted_pkcs8_pem
+from monai_miadmark.pkcs8 import encrypted_pkcs8_pem, is_affordable
 from monai_miadmark.recipients import CmsIdentity, CmsRecipient, HpkeIdentity, HpkeRecipient, generate_identity
 from monai_miadmark.signatures import SIGNATURE_KINDS, Signer, Verifier, generate_signer
 from monai_miadmark.wrapping import HPKE_KINDS, KINDS, KeyIdentity, Recipient
@@ -287,9 +287,11 @@ def _load_private(path: Path, passphrase: str | bytes | None) -> tuple[list[obje
     for block in blocks:
         if not block.private:
             continue
+        if block.label == "ENCRYPTED PRIVATE KEY" and not is_affordable(block.pem):
+            raise ValueError(f"{path}: asks for more time or memory than the passphrase of a key file may take")
         try:
             keys.append(serialization.load_pem_private_key(block.pem, password if block.encrypted else None))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, InternalError):
             # The causes are not told apart by the library, and what it says might quote the file.
             reason = "wrong passphrase, or the file is damaged" if block.encrypted else "the private key is malformed"
             raise ValueError(f"{path}: {reason}") from None
@@ -302,7 +304,7 @@ def _load_public(path: Path, block: _Block) -> object:
     """The public key of a block."""
     try:
         return serialization.load_pem_public_key(block.pem)
-    except ValueError:
+    except (ValueError, InternalError):
         raise ValueError(f"{path}: the public key is malformed") from None
     except UnsupportedAlgorithm:
         raise ValueError(f"{path}: public key of an unknown algorithm") from None
@@ -312,7 +314,7 @@ def _load_certificate(path: Path, block: _Block) -> x509.Certificate:
     """The certificate of a block."""
     try:
         return x509.load_pem_x509_certificate(block.pem)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise ValueError(f"{path}: the certificate is malformed") from None
 
 

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import gzip
 import io
-import zlib
+from math import prod
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,8 +20,8 @@ from monai_miadmark.formats.nifti import read_label
 
 __all__ = ["read_mask"]
 
-_MAX_BYTES = 2**31
-"""Largest decompressed mask."""
+_SPARE_BYTES = 2**20
+"""What may stand in a compressed mask beside its samples, which have 16 bytes at most."""
 
 
 def read_mask(data: bytes, name: str, source: bytes, source_name: str) -> NDArray[np.bool_]:
@@ -44,27 +43,39 @@ def read_mask(data: bytes, name: str, source: bytes, source_name: str) -> NDArra
     """
     if data[128:132] == b"DICM":
         raise UnsupportedImageError(f"mask {name}: DICOM (SEG included) is not supported, a PNG, NIfTI or .npy mask is")
+    carrier = carrier_for(source, source_name)
+    opened = carrier.open_source(source, source_name)
+    shape = opened.image.values.shape[:3]
     if data.startswith(b"\x93NUMPY"):
         mask = _from_numpy(data, name)
     elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-        mask = _from_png(data, name)
+        mask = _from_png(data, name, shape)
     elif data[:2] == b"\x1f\x8b" or data[344:348] in (b"n+1\0", b"ni1\0") or data[4:8] == b"n+2\0":
-        mask = _from_nifti(data, name, source, source_name)
+        if carrier.name != "nifti":
+            raise UnsupportedImageError(
+                f"mask {name}: a NIfTI mask fits a NIfTI image only (its axes are not those of other files)"
+            )
+        mask = read_label(_plain_label(data, name, 16 * prod(shape) + _SPARE_BYTES), opened.shell)
     else:
         raise UnsupportedImageError(f"mask {name}: not a PNG, NIfTI or .npy file")
-    shape = carrier_for(source, source_name).open_source(source, source_name).image.values.shape
-    if mask.shape[-2:] != shape[1:3] or (mask.ndim == 3 and len(mask) != shape[0]):
-        raise ValueError(f"mask {name} is {_size(mask.shape)}, the image {_size(shape[:3])}")
+    if mask.shape[-2:] != shape[1:] or (mask.ndim == 3 and len(mask) != shape[0]):
+        raise _misfit(name, mask.shape, shape)
     return mask
 
 
 def _from_numpy(data: bytes, name: str) -> NDArray[np.bool_]:
     """Mask of a ``.npy`` file."""
     try:
-        # Pickled objects would run code of whoever made the file.
-        array = np.load(io.BytesIO(data), allow_pickle=False)
-        mask: NDArray[np.bool_] = np.asarray(array) != 0
-    except (ValueError, EOFError, MemoryError, OSError) as error:
+        stream = io.BytesIO(data)
+        version = np.lib.format.read_magic(stream)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(stream)
+        # Pickled objects would run code of whoever made the file; and NumPy takes memory for any shape, before it looks
+        # whether the samples are there.
+        if dtype.kind not in "biuf" or prod(shape) * dtype.itemsize != len(data) - stream.tell():
+            raise ValueError("not an array of numbers")
+        mask: NDArray[np.bool_] = np.load(io.BytesIO(data), allow_pickle=False) != 0
+    except Exception as error:  # the header is Python source: its parser raises many kinds
         raise ValueError(f"mask {name} is not a readable NumPy array") from error
     if mask.ndim == 4 and mask.shape[3] == 1:
         mask = mask[..., 0]
@@ -73,39 +84,51 @@ def _from_numpy(data: bytes, name: str) -> NDArray[np.bool_]:
     return mask
 
 
-def _from_png(data: bytes, name: str) -> NDArray[np.bool_]:
+def _from_png(data: bytes, name: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Mask of a PNG: palette index, gray value or any of the colors other than zero; transparency does not count."""
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            opaque = picture.convert(picture.mode[:-1]) if picture.mode in ("RGBA", "LA") else picture
-            samples: NDArray[Any] = np.asarray(opaque)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            size = picture.height, picture.width
+            # Compared before anything is decoded: a small file may hold a very large picture.
+            if size == shape[1:]:
+                opaque = picture.convert(picture.mode[:-1]) if picture.mode in ("RGBA", "LA") else picture
+                samples: NDArray[Any] = np.asarray(opaque)
+    except Exception as error:  # Pillow raises many kinds for damaged data; none may reach the caller raw
         raise ValueError(f"mask {name} is not a readable PNG") from error
+    if size != shape[1:]:
+        raise _misfit(name, size, shape)
     mask: NDArray[np.bool_] = samples != 0
     return mask if mask.ndim == 2 else np.asarray(mask.any(axis=2))
 
 
-def _from_nifti(data: bytes, name: str, source: bytes, source_name: str) -> NDArray[np.bool_]:
-    """Mask of a NIfTI file in the slice order and orientation of a NIfTI image."""
-    carrier = carrier_for(source, source_name)
-    if carrier.name != "nifti":
-        raise UnsupportedImageError(
-            f"mask {name}: a NIfTI mask fits a NIfTI image only (its axes are not those of other files)"
-        )
-    shell = carrier.open_source(source, source_name).shell
+def _plain_label(data: bytes, name: str, limit: int) -> bytes:
+    """A NIfTI file as one of zeros and ones: tools write labels in any type, with any scaling.
+
+    Args:
+        data: the file, plain or in gzip.
+        name: its name, for messages.
+        limit: bytes that it may hold when it is not compressed.
+    """
     try:
         if data[:2] == b"\x1f\x8b":
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
-                data = stream.read(_MAX_BYTES)
+                data = stream.read(limit)
+                if stream.read(1):
+                    raise ValueError("larger than a mask for the image")
         label: Any = (nib.Nifti2Image if data[4:7] == b"n+2" else nib.Nifti1Image).from_bytes(data)
-        samples = np.asanyarray(label.dataobj)
+        inside = (np.asanyarray(label.dataobj) != 0).astype(np.uint8)
         header = label.header.copy()
-    except (OSError, EOFError, zlib.error, ValueError, ImageFileError) as error:
+        header.set_data_dtype(np.uint8)
+        header.set_slope_inter(1, 0)
+        plain: bytes = type(label)(inside, None, header).to_bytes()
+    except Exception as error:  # nibabel has errors of its own, of many kinds
         raise ValueError(f"mask {name} is not a readable NIfTI file") from error
-    # Tools write labels as int64 or float64 too; as bytes of 0 and 1 they are of a type that images may have.
-    header.set_data_dtype(np.uint8)
-    header.set_slope_inter(1, 0)
-    return read_label(type(label)((samples != 0).astype(np.uint8), None, header).to_bytes(), shell)
+    return plain
+
+
+def _misfit(name: str, found: tuple[int, ...], shape: tuple[int, ...]) -> ValueError:
+    """The mask is not on the grid of the image."""
+    return ValueError(f"mask {name} is {_size(found)}, the image {_size(shape)}")
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -312,7 +312,7 @@ def read_record(
 
 def _parsed(record: bytes, values: NDArray[Any]) -> RecoveryRecord:
     """A record for samples that are at hand: whoever made it, it may not claim to hold much more than they do."""
-    return RecoveryRecord.from_bytes(record, limit=4 * values.nbytes + _SHELL_BYTES)
+    return RecoveryRecord.from_bytes(record, limit=4 * values.nbytes + _SHELL_BYTES, shape=values.shape)
 
 
 def _resealed(data: bytes, envelope: bytes | None, change: Callable[[bytes], bytes]) -> tuple[bytes, bytes]:

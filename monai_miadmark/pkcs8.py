@@ -16,12 +16,18 @@ from cryptography.hazmat.primitives import padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-__all__ = ["encrypted_pkcs8_pem"]
+__all__ = ["encrypted_pkcs8_pem", "is_affordable"]
 
 # 16 MiB five times over: OWASP's choice for this amount of memory. OpenSSL refuses to read more than 32 MiB.
 _SCRYPT_N = 2**14
 _SCRYPT_R = 8
 _SCRYPT_P = 5
+
+# What a key file from outside may ask for: about two seconds, and 256 MiB.
+_MAX_ROUNDS = 10_000_000
+_MAX_SCRYPT_BLOCKS = 2**23
+_MAX_SCRYPT_MEMORY = 2**28
+_MAX_DEPTH = 8
 
 _LABEL = b"ENCRYPTED PRIVATE KEY"
 _SEQUENCE = 0x30
@@ -58,6 +64,55 @@ def encrypted_pkcs8_pem(private_key_der: bytes, passphrase: bytes) -> bytes:
     text = base64.b64encode(der)
     lines = b"\n".join(text[start : start + 64] for start in range(0, len(text), 64))
     return b"-----BEGIN %b-----\n%b\n-----END %b-----\n" % (_LABEL, lines, _LABEL)
+
+
+def is_affordable(pem: bytes) -> bool:
+    """Whether an encrypted key (one PEM block of PKCS#8) asks for a cost that is allowed.
+
+    The library that decrypts knows no limit: a file of a few hundred bytes could ask for years. What is not DER, or of
+    another structure, is left to it to refuse.
+    """
+    try:
+        der = base64.b64decode(b"".join(pem.splitlines()[1:-1]))
+        outer = _elements(der, 1)[0][1]
+        algorithm = _elements(outer, 1)[0][1]
+        numbers = _integers(algorithm, _MAX_DEPTH)
+    except (IndexError, ValueError):
+        return True
+    if _OID_SCRYPT in algorithm:
+        # Salt, N, r, p, and perhaps the length of the key.
+        n, r, p = [*numbers, 0, 0, 0][:3]
+        return n * r * p <= _MAX_SCRYPT_BLOCKS and 128 * n * r <= _MAX_SCRYPT_MEMORY
+    return max(numbers, default=0) <= _MAX_ROUNDS
+
+
+def _elements(data: bytes, most: int | None = None) -> list[tuple[int, bytes]]:
+    """Tag and content of the DER elements that follow each other; ValueError or IndexError where that is none."""
+    found: list[tuple[int, bytes]] = []
+    at = 0
+    while at < len(data) and len(found) != most:
+        tag, length = data[at], data[at + 1]
+        at += 2
+        if length > 127:
+            size = length - 128
+            length = int.from_bytes(data[at : at + size], "big")
+            at += size
+        if length > len(data) - at:
+            raise ValueError("not DER")
+        found.append((tag, data[at : at + length]))
+        at += length
+    return found
+
+
+def _integers(data: bytes, depth: int) -> list[int]:
+    """All INTEGERs of nested SEQUENCEs, in their order."""
+    found: list[int] = []
+    for tag, content in _elements(data):
+        if tag == _INTEGER:
+            found.append(int.from_bytes(content, "big"))
+        elif tag == _SEQUENCE and depth:
+            found += _integers(content, depth - 1)
+    return found
 
 
 def _der(tag: int, content: bytes) -> bytes:

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hpke, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, mlkem, rsa, x25519
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -176,7 +176,10 @@ class CmsRecipient:
         Raises:
             ValueError: its key is not RSA of at least 2048 bits, or it is not meant to encrypt keys.
         """
-        key = certificate.public_key()
+        try:
+            key = certificate.public_key()
+        except (UnsupportedAlgorithm, InternalError) as error:
+            raise ValueError("the certificate's key is of an unknown algorithm, or damaged") from error
         if not isinstance(key, rsa.RSAPublicKey):
             raise ValueError("a certificate must hold an RSA key to be a recipient")
         if key.key_size < _MIN_RSA_BITS:
@@ -185,6 +188,8 @@ class CmsRecipient:
             usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
         except x509.ExtensionNotFound:
             usage = None
+        except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+            raise ValueError("the certificate's extensions cannot be read") from error
         if usage is not None and not usage.key_encipherment:
             raise ValueError("the certificate's key usage does not allow key encipherment")
         self.kind = "cms"
@@ -247,7 +252,7 @@ class CmsIdentity(Secret):
         certificate = self.recipient.certificate
         try:
             content = pkcs7.pkcs7_decrypt_der(wrapped, certificate, self._key, [])
-        except (ValueError, TypeError, UnsupportedAlgorithm):
+        except (ValueError, TypeError, UnsupportedAlgorithm, InternalError):
             raise cannot_unwrap(self) from None
         # EnvelopedData is not authenticated: AES-CBC gives other bytes for a changed ciphertext without a word, and
         # knows of no context. The MAC under the content key itself makes up for both.
@@ -293,6 +298,8 @@ def recipient_from_public_bytes(kind: str, data: bytes) -> HpkeRecipient | CmsRe
         key = serialization.load_der_public_key(data)
     except UnsupportedAlgorithm as error:
         raise ValueError("public key of an unknown algorithm") from error
+    except (x509.InvalidVersion, InternalError) as error:  # what OpenSSL says of some damaged keys
+        raise ValueError("the public key cannot be read") from error
     if not isinstance(key, x25519.X25519PublicKey | ec.EllipticCurvePublicKey) or not isinstance(
         mlkem_key, mlkem.MLKEM768PublicKey | None
     ):

@@ -225,18 +225,21 @@ class RecoveryRecord:
         return b"".join([_PREFIX.pack(_MAGIC, VERSION, len(text)), text, *parts.chunks])
 
     @classmethod
-    def from_bytes(cls, data: bytes, limit: int = DEFAULT_LIMIT) -> RecoveryRecord:
+    def from_bytes(
+        cls, data: bytes, limit: int = DEFAULT_LIMIT, shape: tuple[int, ...] | None = None
+    ) -> RecoveryRecord:
         """Inverse of :meth:`to_bytes`.
 
         Args:
             data: a whole record.
             limit: bytes that the samples may take, and all sections together; more is refused unread.
+            shape: of the samples at hand; a record for others is refused unread.
 
         Raises:
             TamperedError: anything that ``to_bytes`` would not have written, or more than ``limit``.
         """
         try:
-            return _read(data, limit)
+            return _read(data, limit, shape)
         except TamperedError:
             raise
         # Wrong types and values inside the head surface as these, in whatever part first meets them.
@@ -244,8 +247,8 @@ class RecoveryRecord:
             raise TamperedError("the recovery record is damaged") from error
 
 
-def _read(data: bytes, limit: int) -> RecoveryRecord:
-    """Parse a record; errors of many types, which the caller unites."""
+def _read(data: bytes, limit: int, samples: tuple[int, ...] | None) -> RecoveryRecord:
+    """Parse a record for samples of a shape; errors of many types, which the caller unites."""
     require(len(data) >= _PREFIX.size, "length")
     magic, version, length = _PREFIX.unpack_from(data)
     require(magic == _MAGIC, "magic")
@@ -260,6 +263,7 @@ def _read(data: bytes, limit: int) -> RecoveryRecord:
     require(min(shape) >= 1 and channels <= MAX_CHANNELS and head["dtype"] in STORED_DTYPES, "shape")
     dtype = np.dtype(head["dtype"])
     require(math.prod(shape) * dtype.itemsize <= limit, "shape (larger than allowed)")
+    require(samples is None or shape == samples, "shape (not that of the pixels)")
     sections = SectionReader(head["sections"], view[length:], limit)
     low, high = (float.fromhex(v) for v in typed(head["bounds"], list))
     padding = None

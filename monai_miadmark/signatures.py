@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, mldsa
 
@@ -41,6 +41,8 @@ class Verifier:
             key = serialization.load_der_public_key(data)
         except UnsupportedAlgorithm as error:
             raise ValueError("public key of an unknown algorithm") from error
+        except InternalError as error:  # what OpenSSL says of some damaged keys
+            raise ValueError("the public key is malformed") from error
         if not isinstance(key, ed25519.Ed25519PublicKey | mldsa.MLDSA65PublicKey):
             raise ValueError("not a signature key: Ed25519 or ML-DSA-65 is needed")
         return cls(key)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_miadmark.errors import NotProtectedError, TamperedError, UnsupportedImageError
-from monai_miadmark.image import StoredImage, Window
+from monai_miadmark.image import STORED_DTYPES, StoredImage, Window
 from monai_miadmark.shell import SourceShell
 
 __all__ = [
@@ -31,6 +31,8 @@ __all__ = [
 
 MAX_FILE_BYTES = 2**32
 """Largest decompressed file that is taken into memory; a gzip stream that holds more is refused."""
+
+_SAMPLE_TYPES = frozenset((*STORED_DTYPES, "int64", "uint64", "float64"))
 
 BLOCK_MAGIC = b"MIADMRC1"
 _BLOCK_HEAD = struct.Struct("<8sQ")
@@ -192,10 +194,12 @@ class SampleLayout:
             TamperedError: not such a mapping.
         """
         try:
-            n, h, w, c = (int(size) for size in meta["shape"])
+            n, h, w, c = meta["shape"]
             rows, columns = (bool(flip) for flip in meta["flips"])
-            dtype = np.dtype(str(meta["dtype"])).name
-            return cls((n, h, w, c), dtype, bool(meta["big_endian"]), bool(meta["planar"]), (rows, columns))
+            # Nothing but what to_meta() writes: NumPy would make types, and sizes, of the strangest values.
+            if meta["dtype"] not in _SAMPLE_TYPES or any(type(size) is not int or size < 1 for size in (n, h, w, c)):
+                raise ValueError("not a layout of samples")
+            return cls((n, h, w, c), meta["dtype"], bool(meta["big_endian"]), bool(meta["planar"]), (rows, columns))
         except (KeyError, TypeError, ValueError) as error:
             raise TamperedError("the recovery record's description of the source file is malformed") from error
 

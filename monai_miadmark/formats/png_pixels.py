@@ -34,6 +34,10 @@ _DEPTHS = {_GRAY: (1, 2, 4, 8, 16), _RGB: (8, 16), _PALETTE: (1, 2, 4, 8), _GRAY
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _IDAT_BYTES = 1 << 20
 
+_MAX_SIDES = 100_000
+"""Rows and columns together of what is unfiltered here, in so many steps: without a limit, a small file of one long
+column would take hours."""
+
 
 class Pixels(NamedTuple):
     """Decoded pixels.
@@ -160,6 +164,8 @@ def _samples(header: _Header, packed: bytes) -> NDArray[Any]:
 
 def _samples_of_16_bits(header: _Header, packed: bytes) -> NDArray[np.uint16]:
     """``(H, W, samples)`` of an image with several samples of 16 bits, which Pillow would cut to 8."""
+    if header.width + header.height > _MAX_SIDES:
+        raise UnsupportedImageError(f"16-bit PNG of {header.width} x {header.height} pixels is not supported")
     size = 2 * _SAMPLES[header.color]
     passes = list(_passes(header))
     total = sum(rows * (1 + columns * size) for rows, columns, _ in passes)

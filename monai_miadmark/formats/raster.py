@@ -39,6 +39,11 @@ __all__ = ["MAX_PIXELS", "RECORD_CHUNK", "JpegCarrier", "PngCarrier"]
 RECORD_CHUNK = b"miRc"
 """Private ancillary chunk of the envelope; the last letter says that an editor may keep it although it knows it not."""
 
+_START_OF_SCAN = b"\xff\xda"
+_MAX_SCANS = 100
+"""Encoders make about ten. Each takes its time for all pixels, an empty one only some twenty bytes: without a limit, a
+file of some hundred kilobytes would take minutes."""
+
 # Chunks that say how pixels are to be shown stay true for the marked pixels, the last two only where the samples keep
 # their kind. All others wait in the record: text, EXIF and XMP may name the patient or hold a thumbnail, a small copy
 # of the unprotected image.
@@ -185,6 +190,8 @@ class JpegCarrier:
 
     def _decode(self, data: bytes) -> tuple[NDArray[np.uint8], list[Chunk]]:
         """``(1, H, W, C)`` samples, and PNG chunks that say the same of them as the JPEG headers did."""
+        if data.count(_START_OF_SCAN) > _MAX_SCANS:
+            raise UnsupportedImageError(f"JPEG of more than {_MAX_SCANS} scans is not supported")
         try:
             # MPO is a JPEG with further pictures behind it; named here, so that it can be refused by name.
             with Image.open(io.BytesIO(data), formats=["JPEG", "MPO"]) as picture:
