@@ -37,6 +37,7 @@ __all__ = [
 MAX_STEP = (1 << 40) - 1
 """Largest step: a window of all 2**32 values of 32-bit samples needs 2**39.01."""
 
+_NARROW_STEP = 1 << 31
 _STEP_BITS = 16
 _LATTICE_BITS = 8
 _SHIFT = FRACTION_BITS + _STEP_BITS
@@ -231,7 +232,11 @@ def _transform(
                 work = (old if still is None else np.where(still, np.float32(limits.low), old)).astype(np.float64)
                 shift: Any = None if delta is None else delta * unit
             else:
-                work, shift = old.astype(np.int64), delta
+                # Samples of 16 bits and shifts below 2**22 fit 32 bits, which is twice as quick; blending needs more.
+                narrow = old.dtype.itemsize <= 2 and cover is None and mark.step <= _NARROW_STEP
+                work, shift = old.astype(np.int32 if narrow else np.int64), delta
+                if narrow and delta is not None:
+                    shift = delta.astype(np.int32)
             new = (_undone if undo else _done)(work, shift, cover, mark.logo, limits)
             if floats:
                 new = np.where(np.abs(new) < _TINY, 0.0, new)
@@ -292,10 +297,15 @@ def _done(work: Any, shift: Any, cover: Any, logo: Logo | None, limits: _Limits)
 def _undone(work: Any, shift: Any, cover: Any, logo: Logo | None, limits: _Limits) -> Any:
     """Samples before the shift and the blend, as near as they can be told, not yet confined."""
     if shift is not None:
+        moved = work - shift
         # A sample at a limit towards which it was pushed was most likely there already: saturated backgrounds then
         # need no correction.
-        stuck = ((work == limits.high) & (shift > 0)) | ((work == limits.low) & (shift < 0))
-        work = np.where(stuck, work, work - shift)
+        for limit, pushed in ((limits.high, np.greater), (limits.low, np.less)):
+            stuck = work == limit
+            if stuck.any():
+                stuck &= pushed(shift, 0)
+                np.copyto(moved, work, where=stuck)
+        work = moved
     if cover is not None and logo is not None:
         # y = x + (L - x) A  gives  x = y + (y - L) A / (1 - A), with A at most 0.743.
         whole = 1 << FRACTION_BITS
@@ -375,7 +385,8 @@ def _still(old: NDArray[Any], limits: _Limits, mask: NDArray[np.bool_] | None) -
     if limits.below is not None and limits.above is not None:
         with np.errstate(invalid="ignore"):
             padded = (old > limits.below) & (old < limits.above)
-        still = padded if still is None else still | padded
+        if padded.any():
+            still = padded if still is None else still | padded
     return still
 
 
@@ -383,5 +394,8 @@ def _confined(new: Any, old: Any, limits: _Limits) -> Any:
     """Samples within the bounds and on the side of the padding where they were."""
     new = np.clip(new, limits.low, limits.high)
     if limits.below is not None and limits.above is not None:
-        new = np.where(old <= limits.below, np.minimum(new, limits.below), np.maximum(new, limits.above))
+        under = old <= limits.below
+        if under.any():
+            return np.where(under, np.minimum(new, limits.below), np.maximum(new, limits.above))
+        np.maximum(new, limits.above, out=new)  # padding is usually the least value: nothing is below it
     return new
