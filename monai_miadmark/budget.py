@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -154,50 +155,76 @@ def fit_to_likeness(
     """
     fitted = budget.copy()
     for n, plane in enumerate(display):
-        likeness = Likeness(plane)
         inside, counted = region[n] & ~logo[n], ~logo[n]
-        outside = counted & ~region[n]
-        levels = np.rint(fraction[n] * 2) / 2
-
-        def scaled(gain: float, part: NDArray[np.bool_], most: float, n: int = n) -> NDArray[np.float64]:
-            return np.asarray(np.where(part, np.minimum(gain * budget[n], most), fitted[n]), np.float64)
-
-        def changed(
-            amplitude: NDArray[np.float64], n: int = n, levels: NDArray[np.float32] = levels
-        ) -> NDArray[np.float32]:
-            # As it will be stored: a block has one scale, and cells beside the logo share that of its footprint.
-            stored = cell_budget(block_scales(amplitude[None]), *amplitude.shape)[0]
-            shown: NDArray[np.float32] = np.clip(images[n] + levels * stored, 0, 1)
-            return shown
-
-        def ssim(amplitude: NDArray[np.float64], likeness: Likeness = likeness) -> NDArray[np.float32]:
-            return likeness.ssim_map(changed(amplitude))
-
-        def error(amplitude: NDArray[np.float64], likeness: Likeness = likeness) -> NDArray[np.float32]:
-            return likeness.squared_error(changed(amplitude))
-
         for part, judged, most, least_ssim, least_psnr in (
             (inside, inside, region_budget, model.region_ssim, 0.0),
-            (outside, counted, model.ceiling, model.ssim, model.psnr),
+            (counted & ~region[n], counted, model.ceiling, model.ssim, model.psnr),
         ):
-            gain = _largest_gain(
-                lambda g: scaled(g, part, most),  # noqa: B023
-                ssim,
-                error,
-                judged,
+            # What a window of SSIM does not reach from there need not be computed: the region is a small box.
+            near = _around(judged)
+            fitted[n][near] = _fitted_part(
+                plane[near],
+                images[n][near],
+                np.rint(fraction[n][near] * 2) / 2,
+                budget[n][near],
+                fitted[n][near],
+                part[near],
+                judged[near],
+                most,
                 least_ssim,
                 least_psnr,
-                _MOST_GAIN,
-                12,
             )
-            fitted[n] = scaled(gain, part, most)
     return fitted
 
 
+def _fitted_part(
+    plane: NDArray[np.float32],
+    image: NDArray[np.float32],
+    levels: NDArray[np.float32],
+    budget: NDArray[np.float64],
+    fitted: NDArray[np.float64],
+    part: NDArray[np.bool_],
+    judged: NDArray[np.bool_],
+    most: float,
+    least_ssim: float,
+    least_psnr: float,
+) -> NDArray[np.float64]:
+    """Amplitudes ``(h, w)`` with those of one part scaled, the others as they were fitted before."""
+    likeness = Likeness(plane)
+
+    def scaled(gain: float) -> NDArray[np.float64]:
+        return np.asarray(np.where(part, np.minimum(gain * budget, most), fitted), np.float64)
+
+    def changed(gain: float) -> NDArray[np.float32]:
+        # As it will be stored: a block has one scale, and cells beside the logo share that of its footprint.
+        stored = cell_budget(block_scales(scaled(gain)[None]), *budget.shape)[0]
+        shown: NDArray[np.float32] = np.clip(image + levels * stored, 0, 1)
+        return shown
+
+    return scaled(
+        _largest_gain(
+            changed, likeness.ssim_map, likeness.squared_error, judged, least_ssim, least_psnr, _MOST_GAIN, 12
+        )
+    )
+
+
+def _around(cells: NDArray[np.bool_]) -> tuple[EllipsisType, slice, slice]:
+    """Index of the rows and columns that hold whole blocks and all windows of SSIM around some cells.
+
+    It fits planes with any leading axes. Around no cells there is nothing.
+    """
+    spans = []
+    for axis in (1, 0):
+        found = np.nonzero(cells.any(axis=axis))[0]
+        first, last = (int(found[0]) - RADIUS, int(found[-1]) + 1 + RADIUS) if len(found) else (0, 0)
+        spans.append(slice(max(0, first // BLOCK * BLOCK), -(-last // BLOCK) * BLOCK))
+    return ..., spans[0], spans[1]
+
+
 def _largest_gain(
-    amplitude: Callable[[float], NDArray[np.float64]],
-    ssim: Callable[[NDArray[np.float64]], NDArray[Any]],
-    error: Callable[[NDArray[np.float64]], NDArray[Any]],
+    made: Callable[[float], NDArray[Any]],
+    ssim: Callable[[NDArray[Any]], NDArray[Any]],
+    error: Callable[[NDArray[Any]], NDArray[Any]],
     judged: NDArray[np.bool_],
     least_ssim: float,
     least_psnr: float,
@@ -206,6 +233,7 @@ def _largest_gain(
 ) -> float:
     """Largest factor up to ``most`` with which the judged cells keep to a likeness, by bisection.
 
+    Error and similarity are those of what is ``made`` with a factor: an amplitude, or a changed image.
     SSIM counts whole windows only, as everyone measures it: windows that hang over a black border all look alike.
     """
     if not judged.any():
@@ -215,7 +243,7 @@ def _largest_gain(
     windows = judged & whole if (judged & whole).any() else judged
 
     def holds(gain: float) -> bool:
-        tried = amplitude(gain)
+        tried = made(gain)
         if float(error(tried)[judged].mean()) > 10 ** (-least_psnr / 10):
             return False
         return float(ssim(tried)[windows].mean()) >= least_ssim
