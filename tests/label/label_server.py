@@ -33,7 +33,7 @@ ROLES = {
 }
 """``root`` administrates the server and still may not see an original."""
 
-_START_SECONDS = 180
+_START_SECONDS = 300
 
 
 class Realm:
@@ -126,7 +126,7 @@ class Server:
     def stop(self) -> int:
         """End it as a service manager would."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(120)
 
 
 def free_port() -> int:

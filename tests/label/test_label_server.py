@@ -463,13 +463,29 @@ def test_a_model_that_the_generator_never_saw_errs_on_what_is_stored(server: Ser
 
 
 def test_a_server_that_is_not_guarded_does_not_start(tmp_path: Path) -> None:
-    """No keys, an open key folder, or MONAI Label's own application."""
+    """No keys, or a key folder that others can read."""
     made = start(tmp_path, None, wait=False, MIADMARK_LABEL_KEYS="")
-    assert made.process.wait(120) != 0 and "set MIADMARK_LABEL_KEYS" in made.logs()
+    assert made.process.wait(300) != 0 and "set MIADMARK_LABEL_KEYS" in made.logs()
     (tmp_path / "keys").chmod(0o750)
     made = start(tmp_path, None, wait=False)
-    assert made.process.wait(120) != 0 and "others may read it" in made.logs()
+    assert made.process.wait(300) != 0 and "others may read it" in made.logs()
     assert made.private_folders() == []
+
+
+def test_the_app_refuses_other_servers_and_remote_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from monailabel.endpoints.user import auth
+
+    from monai_miadmark.apps.label import bearer
+    from monai_miadmark.apps.label.app import LabelApp
+
+    with pytest.raises(RuntimeError, match="--uvicorn_app"):  # as in MONAI Label's own application
+        LabelApp(str(tmp_path), str(tmp_path), {})
+    monkeypatch.setattr(auth, "from_token", bearer.from_token)
+    with pytest.raises(RuntimeError, match="only a folder"):
+        LabelApp(str(tmp_path), "https://pacs.example.org/dicom-web", {})
+    with pytest.raises(ValueError, match="preset must be one of"):
+        LabelApp(str(tmp_path), str(tmp_path), {"preset": "harmless"})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_authentication_nothing_is_restored(tmp_path: Path) -> None:
