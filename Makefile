@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
 	$(PIP) hatchling
-	$(PIP) --no-build-isolation -e '.[dev,demo,pretrained,evaluation,dicom,tiff,interop]'
+	$(PIP) --no-build-isolation -e '.[dev,demo,pretrained,evaluation,dicom,tiff,interop,report,completion]'
 	touch $@
 
 demo: $(STAMP) ## protect and restore real images, with a picture of it

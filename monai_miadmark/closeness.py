@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from monai_miadmark.marking import MarkCritic, Marker, Perturber, Specialist, ca
 from monai_miadmark.options import Preset
 from monai_miadmark.region import grow
 
-__all__ = ["Closeness", "InkWatch", "closeness"]
+__all__ = ["Closeness", "InkWatch", "closeness", "compare"]
 
 _FOOTPRINT = 2
 """Cells around the ink that share the logo's budget, and are left out with it."""
@@ -85,7 +85,7 @@ def closeness(source: bytes, protected: bytes, name: str, ink: NDArray[np.bool_]
         source: the source file.
         protected: the protected file.
         name: name of the source, for messages.
-        ink: ``(N, h, w)``, cells of the canonical grid with ink; they and two cells around them do not count.
+        ink: as in :func:`compare`.
 
     Returns:
         The mean over all slices, or ``None`` where the logo leaves nothing to compare.
@@ -94,7 +94,20 @@ def closeness(source: bytes, protected: bytes, name: str, ink: NDArray[np.bool_]
         MIADMarkError: one of the files cannot be opened.
     """
     image = carrier_for(source, name).open_source(source, name).image
-    values = carrier_for(protected, name).open_protected(protected).values
+    return compare(image, carrier_for(protected, name).open_protected(protected).values, ink)
+
+
+def compare(image: StoredImage, values: NDArray[Any], ink: NDArray[np.bool_] | None) -> Closeness | None:
+    """Compare marked samples with an image.
+
+    Args:
+        image: the original.
+        values: ``(N, H, W, C)``, the marked samples.
+        ink: ``(N, h, w)``, cells of the canonical grid with ink; they and two cells around them do not count.
+
+    Returns:
+        The mean over all slices, or ``None`` where the logo leaves nothing to compare.
+    """
     clean = canonical_display(image)
     changed = canonical_display(StoredImage(values, image.bounds, image.window, image.padding))
     counted = np.ones((clean.shape[0], *clean.shape[2:]), bool) if ink is None else ~grow(ink, _FOOTPRINT)

@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from monai_miadmark import __version__
-from monai_miadmark.files import Stamp
+from monai_miadmark.files import Stamp, open_regular
 
-__all__ = ["MANIFEST_NAME", "SCHEMA", "Entry", "Manifest", "ManifestError", "Settings"]
+__all__ = ["MANIFEST_NAME", "SCHEMA", "Entry", "Manifest", "ManifestError", "Settings", "manifest_lines"]
 
 MANIFEST_NAME = "miadmark-manifest.jsonl"
 SCHEMA = 1
@@ -294,15 +294,40 @@ class Manifest:
         """All lines with their numbers, from 1."""
         with open(os.dup(self._descriptor), "rb") as stream:
             stream.seek(0)
-            number = 0
-            while line := stream.readline(_MAX_LINE_BYTES):
-                number += 1
-                found = _parsed(line)
-                if found is None:
-                    raise ManifestError(f"{self.path}: line {number} is damaged")
-                if found.get("schema") != SCHEMA:
-                    raise ManifestError(f"{self.path}: line {number} is of a version that is not known here")
-                yield number, found
+            yield from _numbered(stream, self.path)
+
+
+def manifest_lines(folder: Path) -> Iterator[dict[str, Any]]:
+    """What the manifest of a folder says, line by line, without changing it; for whoever tells of a job.
+
+    Half a line at its end, which a run that was killed may leave, is left out.
+
+    Args:
+        folder: the output folder.
+
+    Raises:
+        ManifestError: the file is not a manifest that this version understands.
+        OSError: there is none, or it cannot be read.
+    """
+    path = folder / MANIFEST_NAME
+    with open_regular(path) as (stream, _):
+        for _, found in _numbered(stream, path, unfinished=True):
+            yield found
+
+
+def _numbered(stream: BinaryIO, path: Path, unfinished: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """All lines with their numbers, from 1; ``unfinished``: the last one may be half a line."""
+    number = 0
+    while line := stream.readline(_MAX_LINE_BYTES):
+        number += 1
+        found = _parsed(line)
+        if found is None:
+            if unfinished and not line.endswith(b"\n") and not stream.read(1):
+                return
+            raise ManifestError(f"{path}: line {number} is damaged")
+        if found.get("schema") != SCHEMA:
+            raise ManifestError(f"{path}: line {number} is of a version that is not known here")
+        yield number, found
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -27,9 +27,9 @@ from monai_miadmark.formats.dicom_fragments import frame_spans
 from monai_miadmark.formats.dicom_palette import apply_palette
 from monai_miadmark.formats.dicom_pixels import PixelDescription
 from monai_miadmark.formats.dicom_plugins import convert_color_space, get_decoder
-from monai_miadmark.formats.dicom_reading import BIG_ENDIAN, NATIVE, Source, raw_element
+from monai_miadmark.formats.dicom_reading import BIG_ENDIAN, DEFLATED, NATIVE, Source, raw_element
 
-__all__ = ["PIXEL_DATA", "Decoded", "decode", "lossy_method"]
+__all__ = ["PIXEL_DATA", "TRANSFER_SYNTAXES", "Decoded", "decode", "decoder_name", "lossy_method"]
 
 PIXEL_DATA = 0x7FE00010
 
@@ -82,6 +82,14 @@ _RATIO_RLE = 64
 _RATIO = 4096
 
 _SHOWN = {"MONOCHROME1": 1, "MONOCHROME2": 1, "RGB": 3}
+
+
+TRANSFER_SYNTAXES: tuple[tuple[str, int], ...] = tuple(
+    (syntax, bits)
+    for syntax in (*sorted(NATIVE), DEFLATED, *_PLUGINS)
+    for bits in ((8, 12) if syntax == _JPEG_12_BIT else (8,))
+)
+"""All that can be opened, if their decoders are installed: UID, and Bits Stored where the decoder depends on it."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +185,22 @@ def lossy_method(source: Source, description: PixelDescription) -> tuple[str, fl
     if source.syntax in (_JPEG_2000, _HTJ2K) and denied and all(jpeg2000_head(frame).reversible for frame in frames):
         return None
     return method, description.nbytes / max(1, sum(map(len, frames)))
+
+
+def decoder_name(syntax: str, stored: int = 8) -> str:
+    """Who decodes a transfer syntax in this installation: a plugin of pydicom or our GDCM process; empty for none.
+
+    Args:
+        syntax: transfer syntax UID.
+        stored: Bits Stored.
+
+    Raises:
+        UnsupportedImageError: nobody does; where a package is missing, the message names it.
+    """
+    if syntax == DEFLATED:  # inflated when the file is read, native from then on
+        return ""
+    allocated = 8 if stored <= 8 else 16
+    return _plugin(syntax, PixelDescription((1, 1, 1, 1), f"uint{allocated}", "MONOCHROME2", allocated, stored, False))
 
 
 def _plugin(syntax: str, description: PixelDescription) -> str:
