@@ -19,9 +19,10 @@ import pydicom
 import pydicom.data
 import pytest
 import samples
+import test_formats_volumes as volumes
 import torch
 from doubles import NoiseMarker
-from monai.data import ImageReader, ITKReader, MetaTensor, NibabelReader, PILReader, PydicomReader
+from monai.data import ImageReader, ITKReader, MetaTensor, NibabelReader, NrrdReader, PILReader, PydicomReader
 from monai.transforms import Compose, Flip, LoadImage, LoadImaged, SaveImage, SaveImaged
 from numpy.typing import NDArray
 from PIL import Image
@@ -45,9 +46,17 @@ from monai_miadmark.transforms import (
     ProtectWithMIADMarkd,
     RemoveMIADMark,
 )
+from monai_miadmark.transforms.in_memory import image_in_memory
 from monai_miadmark.transforms.metadata import record_in
 
-READERS: dict[str, type[ImageReader]] = {".dcm": PydicomReader, ".nii": NibabelReader, ".gz": NibabelReader}
+READERS: dict[str, type[ImageReader]] = {
+    ".dcm": PydicomReader,
+    ".nii": NibabelReader,
+    ".gz": NibabelReader,
+    ".mgh": NibabelReader,
+    ".mgz": NibabelReader,
+    ".nrrd": NrrdReader,
+}
 
 
 def scaled_nifti() -> bytes:
@@ -90,10 +99,39 @@ def raster(form: str, channels: int) -> bytes:
     return out.getvalue()
 
 
+def tiff(mode: str, pages: int = 1, **options: Any) -> bytes:
+    pytest.importorskip("imagecodecs", reason="the extra tiff is not installed")
+    out = io.BytesIO()
+    colors = np.stack([samples.smooth(48, 40, seed) for seed in range(3)], 2)
+    made = colors if mode == "RGB" else colors[..., 0].astype(mode) * 5
+    first, *others = [Image.fromarray(made)] * pages
+    first.save(out, "TIFF", save_all=True, append_images=others, **options)
+    return out.getvalue()
+
+
+def volume(kind: str, dtype: str, packed: bool = False) -> bytes:
+    if kind == "nrrd":
+        pytest.importorskip("nrrd", reason="the extra interop is not installed")
+    array = np.stack([samples.smooth(seed=seed) for seed in range(3)])[..., None].astype(dtype)
+    data: bytes = volumes.WRITERS[kind](array, packed=packed)
+    return data
+
+
+def compressed_dicom(name: str, decoder: str) -> bytes:
+    pytest.importorskip(decoder, reason="the extra dicom is not installed")
+    return pydicom_file(name)
+
+
 FILES: dict[str, Any] = {
     "ct.dcm": lambda: pydicom_file("CT_small.dcm"),
     "mr.dcm": lambda: pydicom_file("MR_small.dcm"),
     "us.dcm": lambda: pydicom_file("examples_rgb_color.dcm"),
+    "rle.dcm": lambda: pydicom_file("MR_small_RLE.dcm"),
+    "jpeg.dcm": lambda: pydicom_file("SC_rgb_dcmtk_+eb+cy+np.dcm"),
+    "deflated.dcm": lambda: pydicom_file("image_dfl.dcm"),
+    "palette.dcm": lambda: pydicom_file("examples_palette.dcm"),
+    "j2k.dcm": lambda: compressed_dicom("MR_small_jp2klossless.dcm", "openjpeg"),
+    "jls.dcm": lambda: compressed_dicom("MR_small_jpeg_ls_lossless.dcm", "jpeg_ls"),
     "volume.nii": samples.nifti,
     "scaled.nii.gz": scaled_nifti,
     "functional.nii": four_dimensions,
@@ -102,6 +140,14 @@ FILES: dict[str, Any] = {
     "color.png": lambda: raster("PNG", 3),
     "gray.jpg": lambda: raster("JPEG", 1),
     "color.jpg": lambda: raster("JPEG", 3),
+    "gray.tif": lambda: tiff("uint8"),
+    "gray16.tif": lambda: tiff("uint16", compression="tiff_lzw"),
+    "float.tif": lambda: tiff("float32"),
+    "color.tif": lambda: tiff("RGB", compression="tiff_deflate"),
+    "short.nrrd": lambda: volume("nrrd", "int16"),
+    "packed.nrrd": lambda: volume("nrrd", "float32", packed=True),
+    "short.mgh": lambda: volume("mgh", "int16"),
+    "float.mgz": lambda: volume("mgh", "float32", packed=True),
 }
 
 
@@ -140,7 +186,10 @@ class TestReader:
     @pytest.mark.parametrize("name", FILES)
     def test_as_the_original(self, name: str, keys: Path, tmp_path: Path) -> None:
         original, protected = put(tmp_path, name, keys)
-        for options in ({}, {"dtype": None}, {"dtype": None, "ensure_channel_first": True}):
+        choices: list[dict[str, Any]] = [{}, {"dtype": None}, {"dtype": None, "ensure_channel_first": True}]
+        if "mg" in original.suffix:  # MONAI makes no tensor of big-endian samples in their own type
+            choices = [{}, {"ensure_channel_first": True}]
+        for options in choices:
             expected = reference(original, original.suffix, **options)
             # Only our reader: where it fails, so does the test.
             load = LoadImage(reader=MIADMarkReader(keys / "alice.key"), **options)
@@ -228,7 +277,7 @@ class TestReader:
 
         with pytest.raises(ValueError, match="to_gpu"):
             MIADMarkReader(keys / "alice.key", reader=OnGpu())
-        with pytest.raises(ValueError, match="must be a PydicomReader"):
+        with pytest.raises(ValueError, match=r"must be one of PydicomReader, .* not a ITKReader"):
             MIADMarkReader(keys / "alice.key", reader=object.__new__(ITKReader))
 
     def test_pickles_the_path_only(self, keys: Path, tmp_path: Path) -> None:
@@ -286,7 +335,8 @@ class TestNothingFallsBack:
 
     @pytest.mark.parametrize("name", FILES)
     def test_unprotected_files(self, name: str, keys: Path, tmp_path: Path) -> None:
-        original, _ = put(tmp_path, name, keys)
+        original = tmp_path / name
+        original.write_bytes(FILES[name]())
         with pytest.raises((NotProtectedError, UnsupportedImageError)):
             LoadImage(reader=MIADMarkReader(keys / "alice.key"))(original)
         lenient = LoadImage(reader=MIADMarkReader(keys / "alice.key", strict=False))
@@ -298,24 +348,50 @@ class TestNothingFallsBack:
             LoadImage(reader=MIADMarkReader(keys / "alice.key"))(tmp_path / "a.npy")
         lenient = LoadImage(reader=MIADMarkReader(keys / "alice.key", strict=False))
         assert lenient(tmp_path / "a.npy").shape == (2, 3)
-        # TIFF is protected and restored, but not while it is loaded: what is not protected goes to other readers.
-        pytest.importorskip("imagecodecs", reason="the extra tiff is not installed")
-        Image.fromarray(samples.smooth()).save(tmp_path / "a.tif")
-        protected = protect_file(
-            tmp_path / "a.tif", tmp_path / "out", [load_recipient(keys / "alice.pub")], NoiseMarker(), ProtectOptions()
-        )
-        for path in (tmp_path / "a.tif", protected):
+        # MetaImage is protected and restored, but not while it is loaded: what is not protected goes to other readers.
+        source = tmp_path / "a.mha"
+        source.write_bytes(volume("metaimage", "int16"))
+        recipients = [load_recipient(keys / "alice.pub")]
+        protected = protect_file(source, tmp_path / "out", recipients, NoiseMarker(), ProtectOptions())
+        for path in (source, protected):
             with pytest.raises(UnsupportedImageError, match="remove_file"):
                 LoadImage(reader=MIADMarkReader(keys / "alice.key"))(path)
         with pytest.raises(UnsupportedImageError, match="remove_file"):
             lenient(protected)
         reader = MIADMarkReader(keys / "alice.key", strict=False)
         with pytest.raises(UnsupportedImageError, match="ever protected"):
-            reader.read(tmp_path / "a.tif")
-        compressed = pydicom.data.get_testdata_file("MR_small_RLE.dcm", download=False)
-        with pytest.raises((NotProtectedError, UnsupportedImageError)):
-            LoadImage(reader=MIADMarkReader(keys / "alice.key"))(compressed)
-        assert lenient(compressed).shape == (64, 64)
+            reader.read(source)
+
+    def test_stacks_of_pages(self, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(FILES, "stack.tif", lambda: tiff("uint8", pages=3))
+        original, protected = put(tmp_path, "stack.tif", keys)
+        for strict in (True, False):
+            with pytest.raises(UnsupportedImageError, match="stack of 3 pages"):
+                LoadImage(reader=MIADMarkReader(keys / "alice.key", strict=strict))(protected)
+        given = MIADMarkReader(keys / "alice.key", reader=PILReader())
+        assert_same(LoadImage(reader=given)(protected), reference(original, ".tif"))
+
+    def test_what_monai_cannot_read(self, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        tifffile = pytest.importorskip("tifffile", reason="the extra tiff is not installed")
+        out = io.BytesIO()
+        tifffile.imwrite(out, np.arange(216, dtype=np.int32).reshape(8, 9, 3), photometric="rgb")
+        monkeypatch.setitem(FILES, "wide.tif", out.getvalue)
+        original, protected = put(tmp_path, "wide.tif", keys)
+        with pytest.raises(Image.UnidentifiedImageError):
+            Image.open(original)
+        with pytest.raises(UnsupportedImageError, match="PILReader cannot read"):
+            LoadImage(reader=MIADMarkReader(keys / "alice.key"))(protected)
+
+    @pytest.mark.parametrize("line", ["data file:={}", "Data File:={}", "ENCODING:=gzip", "data file: {}"])
+    def test_nrrd_reads_no_other_file(self, line: str, tmp_path: Path) -> None:
+        pytest.importorskip("nrrd", reason="the extra interop is not installed")
+        values = np.arange(60, dtype=np.uint8).reshape(3, 4, 5, 1)
+        (tmp_path / "secret").write_bytes(bytes(range(100, 160)))
+        data = volumes.nrrd(values, extra=line.format(tmp_path / "secret"))
+        with pytest.raises(UnsupportedImageError):
+            image_in_memory("nrrd", data, "a.nrrd", NrrdReader(), {})
+        plain = image_in_memory("nrrd", volumes.nrrd(values), "a.nrrd", NrrdReader(), {})
+        np.testing.assert_array_equal(plain.array, values[..., 0].T)
 
 
 def protect(array: NDArray[Any] | MetaTensor, keys: Path, **options: Any) -> MetaTensor:
@@ -384,6 +460,33 @@ class TestWriter:
         kept = LoadImage(reader=MIADMarkReader(), ensure_channel_first=True)(path)
         again = RemoveMIADMark(keys / "alice.key")(kept)
         np.testing.assert_array_equal(again.numpy().reshape(image.shape), image.numpy())
+
+    @pytest.mark.parametrize("name", ["short.mgh", "gray.tif", "short.nrrd", "float.mgz"])
+    def test_records_of_files(self, name: str, keys: Path, tmp_path: Path) -> None:
+        original, protected = put(tmp_path, name, keys)
+        options = {"dtype": {"short.mgh": np.int16, "float.mgz": np.float32}.get(name), "ensure_channel_first": True}
+        load = LoadImage(reader=MIADMarkReader(), **options)
+        if name == "short.nrrd":  # NrrdReader turns all samples into floats
+            with pytest.raises(UnsupportedImageError, match="give identities"):
+                load(protected)
+            return
+        kept = load(protected)
+        if name == "float.mgz":
+            with pytest.raises(ValueError, match="carries the source file"):
+                RemoveMIADMark(keys / "alice.key")(kept)
+            return
+        restored = RemoveMIADMark(keys / "alice.key")(kept)
+        expected = reference(original, original.suffix, **options)
+        np.testing.assert_array_equal(restored.numpy(), expected.numpy())
+
+    @pytest.mark.parametrize("name", ["gray16.tif", "short.nrrd", "short.mgh", "rle.dcm"])
+    def test_arrays_out_of_any_file(self, name: str, keys: Path, tmp_path: Path) -> None:
+        path = tmp_path / name
+        path.write_bytes(FILES[name]())
+        image = reference(path, path.suffix, ensure_channel_first=True)
+        protect_and_save = save(protect(image, keys), tmp_path / "saved.nii.gz")
+        restored = LoadImage(reader=MIADMarkReader(keys / "alice.key"), ensure_channel_first=True)(protect_and_save)
+        np.testing.assert_array_equal(restored.numpy().reshape(image.shape), image.numpy())
 
     def test_floats_bit_by_bit(self, keys: Path, tmp_path: Path) -> None:
         original = array_of("float32", (1, 30, 22, 2))

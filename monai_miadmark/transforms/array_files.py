@@ -21,8 +21,10 @@ __all__ = ["encode_nifti", "encode_png", "nifti_layout", "with_samples"]
 
 
 def nifti_layout(image: Any) -> Layout:
-    """Layout in which the samples of a NIfTI file were protected; see ``NiftiCarrier``."""
-    if not (image.header["sform_code"] > 0 or image.header["qform_code"] > 0):
+    """Layout in which the samples of a NIfTI or MGH file were protected; see ``NiftiCarrier`` and ``MghCarrier``."""
+    header = image.header
+    codes = ("goodRASFlag",) if isinstance(image, nib.MGHImage) else ("sform_code", "qform_code")
+    if not any(header[code] > 0 for code in codes):
         return Layout("xy")
     return layout_of("xy", {"original_affine": image.affine, "affine": image.affine})
 

@@ -7,23 +7,19 @@ from __future__ import annotations
 import base64
 import copy
 import gzip
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pydicom
 import torch
 from monai.config import PathLike
-from monai.data import ImageReader, ImageWriter, NibabelReader, PILReader, PydicomReader
-from monai.data.utils import correct_nifti_header_if_necessary
+from monai.data import ImageReader, ImageWriter
 from monai.utils import ensure_tuple
 from numpy.typing import NDArray
-from PIL import Image
 
 from monai_miadmark.errors import NotProtectedError, TamperedError, UnsupportedImageError
 from monai_miadmark.files import atomic_write, read_protected
@@ -34,15 +30,14 @@ from monai_miadmark.keys import KeyIdentity, Verifier
 from monai_miadmark.pipeline import read_record, restored_bytes
 from monai_miadmark.seal import inspect_envelope
 from monai_miadmark.transforms.array_files import encode_nifti, encode_png, nifti_layout, with_samples
+from monai_miadmark.transforms.in_memory import ARRAY_FORMATS, FIRST_FORMATS, READERS, image_in_memory
 from monai_miadmark.transforms.keyring import PASSPHRASE_ENV, KeySource, identity_ring, verifier_ring
 from monai_miadmark.transforms.layout import Layout
 from monai_miadmark.transforms.metadata import LAYOUT_KEY, RECORD_KEY, record_in
 
 __all__ = ["MIADMarkReader", "MIADMarkWriter"]
 
-_GZIP = b"\x1f\x8b"
 _HEAD_BYTES = 65536
-_READERS: dict[str, type] = {"dicom": PydicomReader, "nifti": NibabelReader, "png": PILReader, "jpeg": PILReader}
 
 
 @dataclass(repr=False)
@@ -72,12 +67,15 @@ class _Opened:
 
 
 class MIADMarkReader(ImageReader):
-    """Reads protected DICOM, NIfTI and PNG files as if they had never been protected.
+    """Reads protected files as if they had never been protected: DICOM, NIfTI, PNG, JPEG, TIFF, NRRD and MGH.
 
     Use it as ``LoadImage(reader=MIADMarkReader("alice.key"))``: values, type, affine and meta data are those that
-    MONAI's own reader (PydicomReader, NibabelReader or PILReader) gives for the original file; only the file name is
-    that of the protected one. The original is never written to disk. Records in sidecars (``NAME.EXT.miadmark``)
-    are found. A list of files is stacked along the channels, a folder is one DICOM series, as in those readers.
+    MONAI's own reader (PydicomReader for DICOM, NibabelReader for NIfTI and MGH, NrrdReader for NRRD, else PILReader)
+    gives for the original file; only the file name is that of the protected one. PILReader reads the first page of a
+    TIFF file: a stack is an error, unless that reader was given. MetaImage, which MONAI reads with ITK, and ITK from
+    disk only, is an error too: restore it first. The original is never written to disk. Records in sidecars
+    (``NAME.EXT.miadmark``) are found. A list of files is stacked along the channels, a folder is one DICOM series, as
+    in those readers.
 
     ``LoadImage`` lets its other readers try where one fails, and they would load the protected pixels without a word.
     Therefore :meth:`read` does not raise; :meth:`get_data` does, where ``LoadImage`` no longer looks away.
@@ -89,7 +87,8 @@ class MIADMarkReader(ImageReader):
             (``LoadImage(dtype=None)``).
         require_signer: custodian who must have signed: path of a public signature key, or verifier.
         strict: raise for files that are not protected. ``False``: load them as MONAI does.
-        reader: a PydicomReader, NibabelReader or PILReader with options of your own, used instead of a default one.
+        reader: a PydicomReader, NibabelReader, NrrdReader or PILReader with options of your own, used instead of a
+            default one.
         passphrase_env: environment variable with the passphrase of encrypted key files.
 
     Raises:
@@ -106,8 +105,9 @@ class MIADMarkReader(ImageReader):
         passphrase_env: str = PASSPHRASE_ENV,
     ) -> None:
         super().__init__()
-        if reader is not None and not isinstance(reader, tuple(_READERS.values())):
-            raise ValueError(f"reader must be a PydicomReader, NibabelReader or PILReader, not {type(reader).__name__}")
+        if reader is not None and not isinstance(reader, tuple(READERS.values())):
+            names = ", ".join(dict.fromkeys(kind.__name__ for kind in READERS.values()))
+            raise ValueError(f"reader must be one of {names}, not a {type(reader).__name__}")
         if getattr(reader, "to_gpu", False):
             raise ValueError("a reader with to_gpu=True reads the file by itself and would get the protected samples")
         self.identities = None if identities is None else identity_ring(identities, passphrase_env)
@@ -160,7 +160,7 @@ class MIADMarkReader(ImageReader):
         names: list[list[Path]] = [self._series(p) if folder else [p] for p, folder in zip(paths, folders, strict=True)]
         opened = [[self._open(name, kwargs) for name in group] for group in names]
         flat = [entry for group in opened for entry in group]
-        kinds = {_READERS[entry.kind] for entry in flat}
+        kinds = {READERS[entry.kind] for entry in flat}
         if len(kinds) != 1:
             raise ValueError("files of different formats cannot be stacked")
         if len(flat) > 1 and any(entry.meta for entry in flat):
@@ -184,8 +184,8 @@ class MIADMarkReader(ImageReader):
     def _delegate(self, kind: str) -> Any:
         """MONAI's reader for a format: a copy, because the readers keep state between read() and get_data()."""
         if self.reader is None:
-            return _READERS[kind]()
-        if not isinstance(self.reader, _READERS[kind]):
+            return READERS[kind]()
+        if not isinstance(self.reader, READERS[kind]):
             raise ValueError(f"a {kind} file was found, but a {type(self.reader).__name__} was given to read it")
         return copy.copy(self.reader)
 
@@ -193,7 +193,7 @@ class MIADMarkReader(ImageReader):
         """Restore one file, or load it as it is where that was asked for."""
         source = read_protected(path)
         carrier = carrier_for(source.data, path.name)
-        if carrier.name not in _READERS:
+        if carrier.name not in READERS:
             raise UnsupportedImageError(
                 f"{path.name}: {carrier.name} files are not restored while they are loaded: use remove_file first"
             )
@@ -210,33 +210,31 @@ class MIADMarkReader(ImageReader):
                 raise NotProtectedError(f"no recovery record in or beside {path.name}: {hint}")
             return _Opened(carrier.name, self._delegate(carrier.name).read(str(path), **kwargs))
         if self.identities is None:
-            image = self._in_memory(carrier.name, source.data, kwargs)
+            if carrier.name == "nrrd":
+                raise UnsupportedImageError(f"{path.name}: records of NRRD files are not kept: give identities")
+            image = self._in_memory(carrier.name, source.data, path.name, kwargs)
             return _Opened(carrier.name, image, self._kept(carrier.name, image, envelope))
         identities = self.identities.keys
         signer = None if self.require_signer is None else self.require_signer.keys[0]
         record = read_record(envelope, held.values, identities, signer)
         if record.shell is None:
-            image = self._in_memory(carrier.name, source.data, kwargs)
+            if carrier.name not in ARRAY_FORMATS:
+                raise TamperedError(f"{path.name}: a {carrier.name} file with the record of an array")
+            image = self._in_memory(carrier.name, source.data, path.name, kwargs)
             return _Opened(carrier.name, with_samples(image, record.restore(held.values)))
         restored = restored_bytes(record, held.values).data
         kind = carrier_for(restored, path.name).name
-        return _Opened(kind, self._in_memory(kind, restored, kwargs))
+        return _Opened(kind, self._in_memory(kind, restored, path.name, kwargs))
 
-    def _in_memory(self, kind: str, data: bytes, kwargs: dict[str, Any]) -> Any:
+    def _in_memory(self, kind: str, data: bytes, name: str, kwargs: dict[str, Any]) -> Any:
         """What the ``read`` of MONAI's reader would give for a file with this content."""
-        reader = self._delegate(kind)
-        if kind == "nifti":
-            plain = gzip.decompress(data) if data.startswith(_GZIP) else data
-            image = nib.Nifti2Image if plain[4:7] == b"n+2" else nib.Nifti1Image
-            return correct_nifti_header_if_necessary(image.from_bytes(plain))
-        if kind == "dicom":
-            return pydicom.dcmread(io.BytesIO(data), **{**reader.kwargs, **kwargs})
-        picture = Image.open(io.BytesIO(data), **{**reader.kwargs, **kwargs})
-        return reader.converter(picture) if callable(reader.converter) else picture
+        if kind not in READERS:
+            raise UnsupportedImageError(f"{name}: the source is a {kind} file: use remove_file first")
+        return image_in_memory(kind, data, name, self._delegate(kind), kwargs, first_page=self.reader is not None)
 
     def _kept(self, kind: str, image: Any, envelope: bytes) -> dict[str, Any]:
         """Meta data with which RemoveMIADMark can work on what will be loaded."""
-        if kind == "nifti":
+        if kind in ("nifti", "mgh"):
             layout = nifti_layout(image)
         else:
             swapped = self._delegate(kind)
@@ -348,9 +346,9 @@ def _is_known(path: Path) -> bool:
         head = stream.read(_HEAD_BYTES)
     try:
         carrier = carrier_for(head, path.name)
-        if carrier.name in _READERS:
+        if carrier.name in FIRST_FORMATS:
             return True
-        # Formats that are restored to files only: MONAI's other readers may have them, unless they are protected.
+        # Which of MONAI's readers is to have other formats LoadImage knows, unless they are protected.
         source = read_protected(path)
         return source.envelope is not None or carrier.open_protected(source.data).marked
     except UnsupportedImageError:
