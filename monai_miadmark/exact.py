@@ -232,8 +232,8 @@ def _transform(
                 work = (old if still is None else np.where(still, np.float32(limits.low), old)).astype(np.float64)
                 shift: Any = None if delta is None else delta * unit
             else:
-                # Samples of 16 bits and shifts below 2**22 fit 32 bits, which is twice as quick; blending needs more.
-                narrow = old.dtype.itemsize <= 2 and cover is None and mark.step <= _NARROW_STEP
+                # Samples of 16 bits and shifts below 2**22 fit 32 bits, which is twice as quick.
+                narrow = old.dtype.itemsize <= 2 and mark.step <= _NARROW_STEP
                 work, shift = old.astype(np.int32 if narrow else np.int64), delta
                 if narrow and delta is not None:
                     shift = delta.astype(np.int32)
@@ -288,8 +288,11 @@ def _bands(
 def _done(work: Any, shift: Any, cover: Any, logo: Logo | None, limits: _Limits) -> Any:
     """Blended and shifted samples, not yet confined."""
     if cover is not None and logo is not None:
+        where = _inked(cover, work.dtype)
+        part = _wide(work[:, where])
         # Integers: |L - x| < 2**33 once L is within the bounds, times less than 2**16: below 2**49.
-        work = work + _rounded((_ink(logo, limits, work.dtype) - work) * cover, 1 << FRACTION_BITS)
+        work = work.copy()
+        work[:, where] = part + _rounded((_ink(logo, limits, part.dtype) - part) * cover[:, where], 1 << FRACTION_BITS)
     # Integers: |delta| < 127 * 2**24 < 2**31, beside samples below 2**33.
     return work if shift is None else work + shift
 
@@ -309,8 +312,25 @@ def _undone(work: Any, shift: Any, cover: Any, logo: Logo | None, limits: _Limit
     if cover is not None and logo is not None:
         # y = x + (L - x) A  gives  x = y + (y - L) A / (1 - A), with A at most 0.743.
         whole = 1 << FRACTION_BITS
-        work = work + _rounded((work - _ink(logo, limits, work.dtype)) * cover, whole - cover)
+        where = _inked(cover, work.dtype)
+        part, ink = _wide(work[:, where]), cover[:, where]
+        if shift is None:
+            work = work.copy()
+        work[:, where] = part + _rounded((part - _ink(logo, limits, part.dtype)) * ink, whole - ink)
     return work
+
+
+def _inked(cover: NDArray[np.int64], dtype: np.dtype[Any]) -> slice:
+    """Columns from the first to the last that bears ink; the others would not change, at the cost of a division."""
+    if dtype.kind == "f":
+        return slice(None)
+    columns = np.flatnonzero(cover.any(axis=(0, 2)))
+    return slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def _wide(work: NDArray[Any]) -> NDArray[Any]:
+    """Integers in 64 bits, which blending needs."""
+    return work if work.dtype.kind == "f" else work.astype(np.int64)
 
 
 def _rounded(numerator: Any, denominator: Any) -> Any:
