@@ -23,7 +23,7 @@ FIRST := $(if $(LIMIT),--limit $(LIMIT))
 MODALITIES := brain_mri fundus skin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup venv demo test lint format types unit test-label kill fuzz bench train results clean
+.PHONY: help setup venv demo test lint format types unit test-label test-gateway kill fuzz bench train results clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
 	$(PIP) hatchling
-	$(PIP) --no-build-isolation -e '.[dev,demo,pretrained,evaluation,dicom,tiff,interop,report,completion]'
+	$(PIP) --no-build-isolation -e '.[dev,demo,pretrained,evaluation,dicom,gateway,tiff,interop,report,completion]'
 	touch $@
 
 demo: $(STAMP) ## protect and restore real images, with a picture of it
@@ -70,6 +70,9 @@ $(LABEL_STAMP): pyproject.toml constraints-label.txt
 
 test-label: $(LABEL_STAMP) ## the MONAI Label app against a real server, in .venv-label (Python 3.10 or 3.11)
 	OMP_NUM_THREADS=1 $(LABEL_VENV)/bin/python -m pytest tests/label $(PYTEST_ARGS)
+
+test-gateway: $(STAMP) ## 2,000 objects through gateways that are killed, to Orthanc and back (needs orthanc and dcmtk)
+	OMP_NUM_THREADS=1 nice -n 10 $(BIN)/python tests/gateway_pacs.py --objects 2000 --kills 10
 
 kill: $(STAMP) ## kill folder jobs at 200 random moments, and see that nothing is lost (some minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/kills.py --kills 200

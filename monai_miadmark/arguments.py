@@ -27,6 +27,69 @@ MAX_DEFAULT_JOBS = 8
 _ASKS = f"asks, or takes {PASSPHRASE_ENV}"
 
 
+_GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "keys": {
+        "keygen": (
+            "make a key: NAME.key (private) and NAME.pub (to be given away)",
+            "miadmark keygen clinic",
+        ),
+    },
+    "images": {
+        "preview": (
+            "show what presets and styles would make of one image",
+            "miadmark preview scan.dcm -o preview.png",
+        ),
+        "protect": (
+            "protect images for recipients",
+            "miadmark protect images/ -o shared/ -r clinic.pub --report report/",
+        ),
+        "remove": (
+            "restore protected images, byte for byte",
+            "miadmark remove shared/ -o restored/ -i clinic.key",
+        ),
+        "inspect": (
+            "tell what a protected file says of itself; needs no key",
+            "miadmark inspect shared/scan.dcm",
+        ),
+        "verify": (
+            "check that pixels, record and signature belong together; needs no key",
+            "miadmark verify shared/scan.dcm --signer hospital.pub",
+        ),
+    },
+    "recipients of protected images": {
+        "grant": (
+            "let further recipients restore, without restoring",
+            "miadmark grant shared/ -o wider/ -i clinic.key -r university.pub",
+        ),
+        "revoke": (
+            "seal anew without some recipients; what they copied before stays readable to them",
+            "miadmark revoke wider/ -o narrower/ -i clinic.key -r university.pub",
+        ),
+    },
+    "a node in the network": {
+        "gateway": (
+            "a DICOM node that protects (or restores) what it receives, and sends it on",
+            "miadmark gateway --protect -r clinic.pub --queue queue/ --listen 0.0.0.0:11112 --next PACS@10.0.0.5:104",
+        ),
+    },
+    "this installation": {
+        "doctor": (
+            "check that everything works here, and say what is missing",
+            "miadmark doctor",
+        ),
+        "evaluate": (
+            "measure the bundle on data sets, and write a page of tables",
+            "miadmark evaluate data/ -o evaluation/ --limit 12",
+        ),
+        "completion": (
+            "print a script that completes command lines in a shell",
+            'eval "$(miadmark completion bash)"',
+        ),
+    },
+}
+"""Verbs in the order of their use: what each does, and an example of it."""
+
+
 class UsageError(Exception):
     """Wrong usage: a message, and what to do instead."""
 
@@ -43,33 +106,60 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message, f"{self.prog} --help shows what is expected")
 
 
+class _Commands(_Parser):
+    """The parser of the whole command, whose help shows the verbs in groups, each with an example."""
+
+    def format_help(self) -> str:
+        """What ``miadmark --help`` says."""
+        lines = ["usage: miadmark COMMAND ...", "", str(self.description), ""]
+        for title, verbs in _GROUPS.items():
+            lines += [f"{title}:", *(f"  {name:<11}{text}" for name, (text, _) in verbs.items()), ""]
+        lines += ["examples:", *(f"  {example}" for verbs in _GROUPS.values() for _, example in verbs.values()), ""]
+        lines += [
+            "options:",
+            "  -h, --help  show this text; miadmark COMMAND --help shows what a command can be told",
+            "  --version   show the version",
+            "",
+            "exit status: 0 all done, 1 some files failed, 2 wrong usage",
+        ]
+        return "\n".join(lines) + "\n"
+
+
 def command_line(verbs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.ArgumentParser:
     """The parser of the command line.
 
     Args:
-        verbs: what does ``keygen``, ``protect``, ``remove``, ``inspect``, ``verify``, ``grant`` and ``revoke``; the one
-            that was asked for is ``run`` of the parsed arguments.
+        verbs: what each verb does, by its name; the one that was asked for is ``run`` of the parsed arguments.
     """
     about = "Removable adversarial watermarks for medical images."
-    parser = _Parser(prog="miadmark", description=about, allow_abbrev=False)
+    parser = _Commands(prog="miadmark", description=about, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"miadmark {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    known = {name: told for verbs_of in _GROUPS.values() for name, told in verbs_of.items()}
 
-    def verb(name: str, text: str) -> _Parser:
-        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    def verb(name: str) -> _Parser:
+        text, example = known[name]
+        added = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
         added.add_argument("--verbose", action="store_true", help="say more, with traces of failures")
         added.set_defaults(run=verbs[name])
         return added
 
-    _add_keygen(verb("keygen", "make a key: NAME.key (private) and NAME.pub (to be given away)"))
-    _add_protect(verb("protect", "protect images for recipients"))
-    _add_remove(verb("remove", "restore protected images, byte for byte"))
-    _add_one_file(verb("inspect", "tell what a protected file says of itself; needs no key"))
-    verify = verb("verify", "check that pixels, record and signature belong together; needs no key")
+    _add_keygen(verb("keygen"))
+    _add_protect(verb("protect"))
+    _add_remove(verb("remove"))
+    _add_one_file(verb("inspect"))
+    verify = verb("verify")
     verify.add_argument("--signer", type=Path, metavar="SIGNER.pub", help="the custodian who must have signed")
     _add_one_file(verify)
-    _add_reseal(verb("grant", "let further recipients restore, without restoring"))
-    revoke = verb("revoke", "seal anew without some recipients; what they copied before stays readable to them")
+    _add_reseal(verb("grant"))
+    revoke = verb("revoke")
     _add_reseal(revoke)
     revoke.add_argument(
         "--id",
@@ -79,6 +169,12 @@ def command_line(verbs: Mapping[str, Callable[[argparse.Namespace], int]]) -> ar
         metavar="KEYID",
         help="a recipient by its key id, as inspect shows it (a passphrase, or a lost key); may be repeated",
     )
+    _add_gateway(verb("gateway"))
+    _add_preview(verb("preview"))
+    _add_doctor(verb("doctor"))
+    _add_evaluate(verb("evaluate"))
+    completion = verb("completion")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="for which shell")
     return parser
 
 
@@ -100,12 +196,47 @@ def _add_keygen(parser: _Parser) -> None:
 def _add_protect(parser: _Parser) -> None:
     """Arguments of ``protect``."""
     _add_batch(parser)
-    _add_keys(parser, "-r", "--recipient", "RECIPIENT.pub", "public key or X.509 certificate; may be repeated")
+    _add_report(parser)
     parser.add_argument("--passphrase", action="store_true", help=f"let a passphrase restore too; {_ASKS}")
+    _add_choices(parser)
+    _add_record(parser)
+
+
+def _add_choices(parser: argparse._ActionsContainer) -> None:
+    """For whom, and how images are marked."""
+    _add_keys(parser, "-r", "--recipient", "RECIPIENT.pub", "public key or X.509 certificate; may be repeated")
     parser.add_argument("--signer", type=Path, metavar="SIGNER.key", help="sign as the custodian")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="standard", help="strength (default: standard)")
     styles = ("visible", "invisible")
     parser.add_argument("--style", choices=styles, default="visible", help="with a logo (default) or without")
+    _add_drawing(parser)
+
+
+def _add_record(parser: _Parser) -> None:
+    """Where records of protected files go."""
+    record = parser.add_mutually_exclusive_group()
+    record.add_argument(
+        "--record",
+        choices=("inside", "sidecar", "both"),
+        default="inside",
+        help=f"where sealed records go: into the files (default), beside them in NAME{SIDECAR_SUFFIX}, or both",
+    )
+    record.add_argument(
+        "--sidecar", action="store_const", const="sidecar", dest="record", help="the same as --record sidecar"
+    )
+    parser.add_argument(
+        "--ps315",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="CERT.pem",
+        help="DICOM: also encrypt the original attributes for this X.509 certificate (RSA) as DICOM PS3.15 has it, for "
+        "software that does not know this one; doubles the files; may be repeated",
+    )
+
+
+def _add_drawing(parser: argparse._ActionsContainer) -> None:
+    """What a mark says, against which models it is made, and what it spares."""
     parser.add_argument(
         "--logo", type=Path, metavar="FILE|emblem|banner", help="logo: an image file, or one that is built in"
     )
@@ -128,30 +259,24 @@ def _add_protect(parser: _Parser) -> None:
         metavar="F",
         help="largest change inside the region, a fraction of the display window (default: 0 with a mask, else 3/255)",
     )
-    record = parser.add_mutually_exclusive_group()
-    record.add_argument(
-        "--record",
-        choices=("inside", "sidecar", "both"),
-        default="inside",
-        help=f"where sealed records go: into the files (default), beside them in NAME{SIDECAR_SUFFIX}, or both",
+
+
+def _add_report(parser: _Parser) -> None:
+    """A page about the job."""
+    report = parser.add_argument_group("report")
+    report.add_argument("--report", type=Path, metavar="DIR", help="write DIR/report.html: what was done, and pictures")
+    report.add_argument(
+        "--report-originals", action="store_true", help="show originals and exact differences in it (without: neither)"
     )
-    record.add_argument(
-        "--sidecar", action="store_const", const="sidecar", dest="record", help="the same as --record sidecar"
-    )
-    parser.add_argument(
-        "--ps315",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="CERT.pem",
-        help="DICOM: also encrypt the original attributes for this X.509 certificate (RSA) as DICOM PS3.15 has it, for "
-        "software that does not know this one; doubles the files; may be repeated",
+    report.add_argument(
+        "--report-images", type=_count, metavar="N", help="images with pictures, at most (default: 24; 0 to 200)"
     )
 
 
 def _add_remove(parser: _Parser) -> None:
     """Arguments of ``remove``."""
     _add_batch(parser)
+    _add_report(parser)
     _add_identities(parser)
     parser.add_argument("--require-signer", type=Path, metavar="SIGNER.pub", help="accept only what this key signed")
     parser.add_argument(
@@ -160,6 +285,109 @@ def _add_remove(parser: _Parser) -> None:
         metavar="DIR",
         help="where to look for records of files that lost theirs; they are found by the pixels",
     )
+
+
+def _add_gateway(parser: _Parser) -> None:
+    """Arguments of ``gateway``."""
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--protect", action="store_true", help="protect what comes in, for recipients (-r)")
+    what.add_argument("--remove", action="store_true", help="restore what comes in, with private keys (-i)")
+    what.add_argument("--status", type=Path, metavar="DIR", help="tell what is in a queue, and end")
+    what.add_argument("--requeue", type=Path, metavar="DIR", help="let a queue try its dead objects again, and end")
+    parser.add_argument("--json", action="store_true", help="with --status: machine-readable output")
+    node = parser.add_argument_group("the node")
+    node.add_argument("--queue", type=Path, metavar="DIR", help="folder of the queue; made if missing")
+    node.add_argument("--listen", metavar="[HOST:]PORT", help="where to listen (without HOST: this machine only)")
+    node.add_argument("--aet", default="MIADMARK", metavar="TITLE", help="own AE title (default: MIADMARK)")
+    node.add_argument(
+        "--allow", action="append", default=[], metavar="TITLE", help="AE title that may call; may be repeated"
+    )
+    node.add_argument("--next", metavar="TITLE@HOST:PORT", help="where objects are sent")
+    node.add_argument(
+        "--pass-unsupported",
+        action="store_true",
+        help="send on UNPROTECTED what cannot be protected (with --remove: what is not protected)",
+    )
+    tls = parser.add_argument_group("TLS (PEM files, keys not encrypted)")
+    tls.add_argument("--cert", type=Path, metavar="FILE", help="own certificate for those who call")
+    tls.add_argument("--key", type=Path, metavar="FILE", help="its key")
+    tls.add_argument("--ca", type=Path, metavar="FILE", help="who signs the certificates that callers must show")
+    tls.add_argument("--next-ca", type=Path, metavar="FILE", help="call the next node by TLS; who signs for it")
+    tls.add_argument("--next-cert", type=Path, metavar="FILE", help="own certificate for the next node")
+    tls.add_argument("--next-key", type=Path, metavar="FILE", help="its key")
+    bounds = parser.add_argument_group("bounds")
+    bounds.add_argument("--limit", type=float, default=20.0, metavar="GIB", help="size of the queue (default: 20)")
+    bounds.add_argument(
+        "--reserve", type=float, default=1.0, metavar="GIB", help="free space that is left on the disk (default: 1)"
+    )
+    bounds.add_argument(
+        "--max-object", type=_positive, default=512, metavar="MIB", help="largest object (default: 512)"
+    )
+    bounds.add_argument(
+        "--associations", type=_positive, default=10, metavar="N", help="callers at a time (default: 10)"
+    )
+    bounds.add_argument(
+        "--keep", type=float, default=24.0, metavar="HOURS", help="how long sent objects are kept (default: 24)"
+    )
+    bounds.add_argument("--jobs", type=_positive, default=1, metavar="N", help="processes that work (default: 1)")
+    protecting = parser.add_argument_group("with --protect")
+    _add_choices(protecting)
+    restoring = parser.add_argument_group("with --remove")
+    _add_keys(restoring, "-i", "--identity", "IDENTITY.key", "private key; may be repeated")
+    restoring.add_argument("--require-signer", type=Path, metavar="SIGNER.pub", help="accept only what this key signed")
+    parser.add_argument("--passphrase", action="store_true", help=f"protect for, or open by, a passphrase too; {_ASKS}")
+    parser.set_defaults(record="inside", overwrite=True, ps315=[])
+
+
+def _add_preview(parser: _Parser) -> None:
+    """Arguments of ``preview``."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="an image that is not protected")
+    parser.add_argument(
+        "-o", "--out", type=Path, metavar="OUT.png", help="the picture (default: FILE-preview.png here)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing picture")
+    parser.add_argument("--slice", type=_positive, metavar="N", help="slice of a stack, from 1 (default: the middle)")
+    parser.add_argument(
+        "--preset", action="append", choices=tuple(PRESETS), help="only this one; may be repeated (default: all)"
+    )
+    parser.add_argument(
+        "--style", action="append", choices=("visible", "invisible"), help="only this one (default: both)"
+    )
+    _add_drawing(parser)
+
+
+def _add_doctor(parser: _Parser) -> None:
+    """Arguments of ``doctor``."""
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        metavar="FOLDER",
+        help="where jobs are to write: writing and locking is tried there",
+    )
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def _add_evaluate(parser: _Parser) -> None:
+    """Arguments of ``evaluate``."""
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of the data sets, NAME/{train,val}/CLASS/*.jpg (default: $MIADMARK_DATA)",
+    )
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="output folder; made if missing")
+    parser.add_argument(
+        "--dataset", action="append", default=[], metavar="NAME", help="only this data set; may be repeated"
+    )
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="standard", help="strength (default: standard)")
+    parser.add_argument("--style", choices=("visible", "invisible"), default="visible", help="default: visible")
+    parser.add_argument("--section", choices=("val", "tune"), default="val", help="part of the images (default: val)")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="the first N images of each class (default: all)")
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle folder (default: the one of the package)")
+    parser.add_argument("--page-only", action="store_true", help="measure nothing: the page of the results in OUT")
+    parser.add_argument("--report-originals", action="store_true", help="show originals on the page")
 
 
 def _add_reseal(parser: _Parser) -> None:
@@ -200,7 +428,7 @@ def _add_identities(parser: _Parser) -> None:
     parser.add_argument("--passphrase", action="store_true", help=f"open by passphrase; {_ASKS}")
 
 
-def _add_keys(parser: _Parser, short: str, long: str, name: str, text: str) -> None:
+def _add_keys(parser: argparse._ActionsContainer, short: str, long: str, name: str, text: str) -> None:
     """A list of key files."""
     parser.add_argument(short, long, action="append", default=[], type=Path, metavar=name, help=text)
 
@@ -210,6 +438,14 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise ValueError("at least one is needed")
+    return number
+
+
+def _count(text: str) -> int:
+    """A number of pictures."""
+    number = int(text)
+    if not 0 <= number <= 200:
+        raise ValueError("out of range")
     return number
 
 

@@ -16,28 +16,52 @@ import signal
 import sys
 import threading
 import warnings
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
 from tqdm import tqdm
 
-from monai_miadmark import batch, files, keys
+from monai_miadmark import batch, files, gateway, keys
+from monai_miadmark import doctor as examination
+from monai_miadmark import preview as previews
 from monai_miadmark.arguments import MAX_DEFAULT_JOBS, PASSPHRASE_ENV, UsageError, command_line
 from monai_miadmark.engines import Engine, ProcessEngine, SerialEngine, usable_cores
 from monai_miadmark.errors import MIADMarkError
 from monai_miadmark.locking import LockedError
 from monai_miadmark.logo import BUILT_IN_LOGOS, draw_logo
 from monai_miadmark.manifest import ManifestError
-from monai_miadmark.options import ProtectOptions
+from monai_miadmark.options import PRESETS, ProtectOptions
+from monai_miadmark.reporting import evaluation_report, job_report
+from monai_miadmark.reporting.page import PageError, missing_packages
 from monai_miadmark.sidecars import find_sidecars
-from monai_miadmark.tasks import Failure, KeyFile, ProtectTask, RemoveTask, ResealTask, Task, UnfitError
+from monai_miadmark.tasks import (
+    Failure,
+    KeyFile,
+    ProtectTask,
+    RemoveTask,
+    ResealTask,
+    Task,
+    UnfitError,
+    default_marker,
+)
 
 __all__ = ["main"]
 
 _FAILED, _USAGE, _INTERRUPTED, _TERMINATED = 1, 2, 130, 143
+
+_HINTS = {
+    "WrongKeyError": "miadmark inspect FILE lists the key ids that open it; give one of these keys with -i",
+    "NotProtectedError": "where the record was stripped, --sidecars DIR finds the one that was kept beside the file",
+    "SignatureError": "miadmark inspect FILE shows who signed; ask the custodian for the right public key",
+    "TamperedError": "get the file anew from whoever protected it; miadmark verify FILE says what does not fit",
+    "UnsupportedImageError": "docs/formats-dicom.md and formats-other.md say what can be done; miadmark doctor says more",
+    "FileExistsError": "--resume leaves out what is done, --overwrite does it anew",
+}
+"""What to do about files that failed, by the class of the error."""
 
 _Key = TypeVar("_Key")
 
@@ -99,6 +123,11 @@ def _keygen(options: Namespace) -> int:
 
 def _protect(options: Namespace) -> int:
     """Protect files for recipients."""
+    return _run(options, _protect_task(options), files.protected_name, "protected")
+
+
+def _protect_task(options: Namespace) -> ProtectTask:
+    """What the command line says of protecting."""
     _recipients(options)
     passphrase = None
     if options.passphrase:
@@ -110,7 +139,7 @@ def _protect(options: Namespace) -> int:
         )
     _check_certificates(options.ps315)
     choices, mask = _protect_options(options)
-    task = ProtectTask(
+    return ProtectTask(
         recipients=tuple(options.recipient),
         options=choices,
         passphrase=passphrase,
@@ -121,7 +150,6 @@ def _protect(options: Namespace) -> int:
         ps315=tuple(options.ps315),
         overwrite=options.overwrite,
     )
-    return _run(options, task, files.protected_name, "protected")
 
 
 def _protect_options(options: Namespace) -> tuple[ProtectOptions, Path | None]:
@@ -228,6 +256,200 @@ def _verify(options: Namespace) -> int:
     return _tell(options, result)
 
 
+def _gateway(options: Namespace) -> int:
+    """Run a DICOM node, or look after its queue."""
+    try:
+        if options.status is not None:
+            return _tell_status(options)
+        if options.requeue is not None:
+            number = gateway.requeue(options.requeue)
+            _say(f"{number} dead object{'' if number == 1 else 's'} will be tried again")
+            return 0
+        settings = _gateway_settings(options)
+        task: Task
+        if options.protect:
+            task = _protect_task(options)
+        else:
+            if options.require_signer is not None:
+                _checked(keys.load_verifier, options.require_signer)
+            task = RemoveTask(**_opening(options), require_signer=options.require_signer)
+        reason = gateway.serve(settings, task)
+    except ImportError as error:
+        raise UsageError("pynetdicom is not installed", "pip install 'monai-miadmark[gateway]'") from error
+    except gateway.SpoolError as error:
+        _say(_shown(error))
+        return _FAILED
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _say(_shown(f"{where}{error.strerror or 'cannot be used'}"))
+        return _FAILED
+    return 0 if reason is None else _FAILED
+
+
+def _tell_status(options: Namespace) -> int:
+    """What is in a queue."""
+    told = gateway.read_status(options.status).to_dict()
+    if options.json:
+        print(json.dumps(told, indent=2))
+        return 0
+    for name, value in told.items():
+        lines = [f"{number} {_shown(key)}" for key, number in value.items()] if isinstance(value, dict) else [value]
+        for line in lines:
+            print(f"{name.replace('_', ' ')}: {line}")
+    return 0
+
+
+def _gateway_settings(options: Namespace) -> gateway.GatewaySettings:
+    """How the command line says that a node is to work."""
+    missing = [name for name in ("queue", "listen", "next") if getattr(options, name) is None]
+    if missing:
+        raise UsageError(f"--{missing[0]} is not given", "miadmark gateway --help shows what is expected")
+    for group in (("cert", "key", "ca"), ("next_cert", "next_key")):
+        given = [getattr(options, name) is not None for name in group]
+        if any(given) and not all(given):
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in group)
+            raise UsageError(f"{names} belong together", "give all of them or none")
+    if options.next_cert is not None and options.next_ca is None:
+        raise UsageError("--next-cert needs --next-ca", "name who signs the next node's certificate")
+    try:
+        server = None if options.cert is None else gateway.ServerTLS(options.cert, options.key, options.ca)
+        client = None
+        if options.next_ca is not None:
+            client = gateway.ClientTLS(options.next_ca, options.next_cert, options.next_key)
+        return gateway.GatewaySettings(
+            queue=options.queue,
+            listening=gateway.Node.parse_listening(options.listen),
+            title=options.aet,
+            callers=tuple(options.allow),
+            next_node=gateway.Node.parse(options.next),
+            pass_unsupported=options.pass_unsupported,
+            server_tls=server,
+            client_tls=client,
+            workers=options.jobs,
+            limit_bytes=int(options.limit * 1024 * gateway.MIB),
+            reserve_bytes=int(options.reserve * 1024 * gateway.MIB),
+            object_bytes=options.max_object * gateway.MIB,
+            associations=options.associations,
+            keep_seconds=options.keep * 3600,
+        )
+    except (ValueError, OverflowError) as error:
+        raise UsageError(_shown(error), "miadmark gateway --help shows what is expected") from error
+
+
+def _preview(options: Namespace) -> int:
+    """Draw what presets and styles would make of an image."""
+    first = Namespace(**{**vars(options), "preset": "standard", "style": "visible"})
+    choice, mask = _protect_options(first)
+    presets = [name for name in PRESETS if not options.preset or name in options.preset]
+    styles: list[Literal["visible", "invisible"]] = ["visible", "invisible"]
+    styles = [name for name in styles if not options.style or name in options.style]
+    choices = [replace(choice, preset=preset, style=style) for style in styles for preset in presets]
+    out = Path(previews.default_name(options.file)) if options.out is None else options.out
+    if out.exists() and not options.overwrite:
+        _say(f"{_shown(out)} exists and is left as it is: choose another name with -o, or --overwrite")
+        return _FAILED
+    try:
+        drawn = None if mask is None else (mask.read_bytes(), mask.name)
+        data = options.file.read_bytes()
+        marker = default_marker()
+        with _bar(len(choices), "preset") as bar:
+            made = previews.preview(
+                data,
+                options.file.name,
+                marker,
+                choices,
+                slice_number=options.slice,
+                mask=drawn,
+                step=bar.update,
+            )
+        out.parent.mkdir(parents=True, exist_ok=True)
+        files.atomic_write(out, previews.draw_preview(made, options.file.name), overwrite=options.overwrite)
+    except (MIADMarkError, OSError, ValueError) as error:
+        failure = Failure.of(options.file, error)
+        _say(f"{_shown(options.file)}: {_shown(failure.reason)}")
+        _say_hints({failure.kind})
+        return _FAILED
+    _say(f"wrote {_shown(out)}; it shows the original: keep it as you keep the source")
+    return 0
+
+
+def _doctor(options: Namespace) -> int:
+    """Say what works here and what does not."""
+    checks = []
+    group = ""
+    for check in examination.examine(options.folder):
+        checks.append(check)
+        if options.json:
+            continue
+        if check.group != group:
+            print(f"{check.group}:")
+            group = check.group
+        print(f"  {check.status:<8}{check.name}: {_shown(check.detail)}", flush=True)
+        if check.advice:
+            print(f"          -> {_shown(check.advice)}")
+    broken = examination.is_broken(checks)
+    if options.json:
+        print(json.dumps({"broken": broken, "checks": [check._asdict() for check in checks]}, indent=2))
+    missing = sum(check.status == "missing" for check in checks)
+    rest = f"; {missing} things that can be done without are missing" if missing else ""
+    _say(f"{'something essential is broken: see the advice above' if broken else 'all that is needed works'}{rest}")
+    return _FAILED if broken else 0
+
+
+def _evaluate(options: Namespace) -> int:
+    """Measure the bundle on data sets, and write a page of tables."""
+    _check_report_packages()
+    if not options.page_only and (absent := evaluation_report.missing_packages()):
+        raise UsageError(f"not installed: {', '.join(absent)}", "pip install 'monai-miadmark[evaluation]'")
+    try:
+        if not options.page_only:
+            from monai_miadmark.marker import bundle_root
+
+            root = bundle_root() if options.bundle is None else options.bundle
+            folder, found = evaluation_report.data_sets(options.folder, root)
+            if unknown := set(options.dataset) - set(found):
+                hint = f"{folder} has {', '.join(found)}"
+                raise UsageError(f"there is no data set {', '.join(sorted(unknown))}", hint)
+            wanted = evaluation_report.Measurement(options.preset, options.style, options.section, options.limit)
+            for name in options.dataset or found:
+                evaluation_report.measure(root, folder, name, wanted, options.out)
+        shown = options.out / "pictures" if options.report_originals else None
+        page = evaluation_report.write_evaluation_page(options.out / "results", options.out, shown)
+    except PageError as error:
+        _say(_shown(error))
+        return _FAILED
+    except (OSError, ValueError) as error:
+        said = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        where = getattr(error, "filename", None)
+        _say(_shown(said if where is None else f"{where}: {said}"))
+        _say("hint: name the folder of the data sets, or set MIADMARK_DATA; --page-only shows what was measured before")
+        return _FAILED
+    _say(f"wrote {_shown(page)}")
+    return 0
+
+
+def _completion(options: Namespace) -> int:
+    """Print a script that completes command lines."""
+    try:
+        import shtab
+    except ImportError as error:
+        raise UsageError("shtab is not installed", "pip install 'monai-miadmark[completion]'") from error
+    parser = command_line(_VERBS)
+    _complete_paths(parser, shtab.FILE)
+    print(shtab.complete(parser, options.shell))
+    return 0
+
+
+def _complete_paths(parser: ArgumentParser, how: object) -> None:
+    """Let file names be completed wherever one is expected."""
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            for verb in action.choices.values():
+                _complete_paths(verb, how)
+        elif action.type is Path:
+            action.complete = how  # type: ignore[attr-defined]
+
+
 def _tell(options: Namespace, result: Callable[[], dict[str, Any]]) -> int:
     """Print a mapping, or the reason why there is none."""
     try:
@@ -266,6 +488,7 @@ def _plan(options: Namespace, name: Callable[[Path], str | None]) -> batch.Plan:
 def _run(options: Namespace, task: Task, name: Callable[[Path], str | None], done: str) -> int:
     """Work on files, with a progress bar on a terminal, and sum up."""
     planned = _plan(options, name)
+    wishes = _wishes(options, task)
     processes = min(options.jobs or min(usable_cores(), MAX_DEFAULT_JOBS), len(planned.jobs))
     engine: Engine = ProcessEngine(processes, options.verbose) if processes > 1 else SerialEngine()
     report = batch.Report()
@@ -274,9 +497,7 @@ def _run(options: Namespace, task: Task, name: Callable[[Path], str | None], don
         tqdm.write(f"miadmark: {_shown(failure.path)}: {_shown(failure.reason)}", file=sys.stderr)
 
     try:
-        with tqdm(
-            total=len(planned.jobs), unit="file", leave=False, file=sys.stderr, disable=not sys.stderr.isatty()
-        ) as bar:
+        with _bar(len(planned.jobs), "file") as bar:
             batch.run_jobs(
                 planned,
                 task,
@@ -304,7 +525,62 @@ def _run(options: Namespace, task: Task, name: Callable[[Path], str | None], don
         _say("hint: --resume goes on from here")
         raise
     _say_sum(report, done)
-    return _FAILED if report.failures else 0
+    told = wishes is None or _write_report(planned, task, wishes, report)
+    return _FAILED if report.failures or not told else 0
+
+
+def _bar(total: int, unit: str) -> tqdm:
+    """A progress bar on a terminal, nothing elsewhere."""
+    return tqdm(total=total, unit=unit, leave=False, file=sys.stderr, disable=not sys.stderr.isatty())
+
+
+def _wishes(options: Namespace, task: Task) -> job_report.Wishes | None:
+    """What the command line says of a report; ``None`` where none is asked for."""
+    if getattr(options, "report", None) is None:
+        if getattr(options, "report_originals", False) or getattr(options, "report_images", None) is not None:
+            raise UsageError("no report is asked for", "name its folder with --report DIR")
+        return None
+    _check_report_packages()
+    try:
+        job_report.check_place(options.report, options.out, [path for path in options.sources if path.is_dir()])
+    except PageError as error:
+        raise UsageError(_shown(error), "nothing was written") from error
+    names = {}
+    if isinstance(task, ProtectTask):
+        names = {keys.load_recipient(path).key_id.hex(): path.name for path in task.recipients}
+        signer = None if task.signer is None else keys.load_signer(task.signer.path, task.signer.passphrase)
+        if signer is not None and task.signer is not None:
+            names[signer.key_id.hex()] = task.signer.path.name
+    images = job_report.DEFAULT_IMAGES if options.report_images is None else options.report_images
+    return job_report.Wishes(options.report, options.report_originals, images, names)
+
+
+def _write_report(planned: batch.Plan, task: Task, wishes: job_report.Wishes, report: batch.Report) -> bool:
+    """Write the page of a job; whether that could be done."""
+    if not isinstance(task, ProtectTask | RemoveTask):
+        raise TypeError("only protect and remove have reports")
+    try:
+        with _bar(0, "image") as bar:
+
+            def step(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            page = job_report.write_job_report(planned, task, wishes, report.failures, step)
+    except (PageError, ManifestError) as error:
+        _say(f"no report: {_shown(error)}")
+        return False
+    except OSError as error:
+        _say(f"no report: {_shown(error.filename or wishes.folder)}: {error.strerror or 'cannot be written'}")
+        return False
+    _say(f"wrote {_shown(page)}" + ("; it shows originals" if wishes.originals else ""))
+    return True
+
+
+def _check_report_packages() -> None:
+    """See that a page can be written before any work is done."""
+    if missing := missing_packages():
+        raise UsageError(f"not installed: {', '.join(missing)}", "pip install 'monai-miadmark[report]'")
 
 
 def _say_sum(report: batch.Report, done: str) -> None:
@@ -313,6 +589,14 @@ def _say_sum(report: batch.Report, done: str) -> None:
     more = f", {kept} done before" if kept else ""
     more += f", {lost} failed" if lost else ""
     _say(f"{done} {count} file{'' if count == 1 else 's'}{more} in {report.seconds:.1f} s")
+    _say_hints({failure.kind for failure in report.failures})
+
+
+def _say_hints(kinds: set[str]) -> None:
+    """What to do about failures, once for each kind."""
+    for kind, hint in _HINTS.items():
+        if kind in kinds:
+            _say(f"hint: {kind}: {hint}")
 
 
 def _recipients(options: Namespace) -> list[keys.Recipient]:
@@ -411,4 +695,9 @@ _VERBS: dict[str, Callable[[Namespace], int]] = {
     "verify": _verify,
     "grant": _grant,
     "revoke": _revoke,
+    "preview": _preview,
+    "doctor": _doctor,
+    "evaluate": _evaluate,
+    "completion": _completion,
+    "gateway": _gateway,
 }

@@ -25,7 +25,17 @@ from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
 from monai_miadmark.files import Made
 from monai_miadmark.tasks import Draft, Failure, Job, Task, UnfitError, drafted
 
-__all__ = ["PROCESS_DIED", "Admit", "Engine", "Outcome", "Outcomes", "ProcessEngine", "SerialEngine", "usable_cores"]
+__all__ = [
+    "PROCESS_DIED",
+    "Admit",
+    "Engine",
+    "Outcome",
+    "Outcomes",
+    "ProcessEngine",
+    "SerialEngine",
+    "WorkerProcess",
+    "usable_cores",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -122,14 +132,14 @@ class ProcessEngine:
 
     def run(self, task: Task, jobs: Iterable[Job], admit: Admit, hold: Sequence[int] = ()) -> Outcomes:
         """See :class:`Engine`."""
-        workers: dict[connection.Connection, _Worker] = {}
+        workers: dict[connection.Connection, WorkerProcess] = {}
         waiting = iter(jobs)
         orderly = False
         try:
             job = next(waiting, None)
             while job is not None or workers:
                 while job is not None and len(workers) < self.processes:
-                    worker = _Worker(task, job, hold, self.verbose)
+                    worker = WorkerProcess(task, job, hold, self.verbose)
                     workers[worker.connection] = worker
                     job = next(waiting, None)
                 for ready in connection.wait(list(workers)):
@@ -150,8 +160,15 @@ class ProcessEngine:
                 _end(list(workers.values()))
 
 
-class _Worker:
-    """The other process, as this one sees it; begins with a job."""
+class WorkerProcess:
+    """The other process, as this one sees it; begins with a job.
+
+    Args:
+        task: what to do with each file.
+        job: the first.
+        hold: file descriptors (of locks) that it keeps open while it lives.
+        verbose: let it log to standard error.
+    """
 
     def __init__(self, task: Task, job: Job, hold: Sequence[int], verbose: bool) -> None:
         context = multiprocessing.get_context("spawn")
@@ -208,6 +225,10 @@ class _Worker:
         if self.process.is_alive():
             _end([self])
 
+    def end(self) -> None:
+        """End it in the middle of its work, orderly if it can, at once if not."""
+        _end([self])
+
     def _lost(self) -> Outcome:
         """The process has ended in the middle of its work."""
         self.alive = False
@@ -226,7 +247,7 @@ class _Worker:
             self.connection.send(message)
 
 
-def _end(workers: Sequence[_Worker]) -> None:
+def _end(workers: Sequence[WorkerProcess]) -> None:
     """End processes that may be in the middle of something: orderly if they can, at once if not."""
     try:
         for worker in workers:

@@ -56,7 +56,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("evaluation", "files", "locking", "preview"),
     ("arguments", "doctor", "manifest", "sidecars", "tasks", "transforms"),
     ("engines",),
-    ("batch",),
+    ("batch", "gateway"),
     ("reporting",),
     ("apps", "cli", "demo", "folder_jobs"),
     ("__main__",),
