@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pydicom
-from doubles import NoiseMarker
+from doubles import BLUNT, NoiseMarker
 from pydicom.uid import UID
 
 from monai_miadmark.errors import UnsupportedImageError
 from monai_miadmark.formats import carrier_for
 from monai_miadmark.keys import generate_identity
+from monai_miadmark.options import ProtectOptions
 from monai_miadmark.pipeline import protect_bytes, remove_bytes
 from monai_miadmark.shell import CARRIED_FILE
 
@@ -54,7 +55,7 @@ def try_file(name: str) -> Outcome:
     """
     data = (ROOT / name).read_bytes()
     try:
-        result = protect_bytes(data, name, [IDENTITY.recipient], NoiseMarker())
+        result = protect_bytes(data, name, [IDENTITY.recipient], NoiseMarker(), ProtectOptions(preset=BLUNT))
     except UnsupportedImageError as error:
         # Without the list of formats that are supported, which is none of this page's business.
         return Outcome(name, "refused", str(error).removeprefix(f"{name}: ").partition(" (DICOM, ")[0])

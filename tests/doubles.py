@@ -7,7 +7,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_miadmark.budget import Visibility
 from monai_miadmark.options import Preset
+
+BLUNT = Preset(Visibility(psnr=-100.0, ssim=-1.0, region_ssim=-1.0), 0, 0.35, 32 / 255, 0.12, search=False)
+"""As strong as the ceilings allow, without the search for how strong that may be, which takes nearly all of the time.
+
+For tests of files, which must come back exactly whatever the mark looks like.
+"""
 
 
 class NoiseMarker:

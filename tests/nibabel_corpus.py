@@ -14,7 +14,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import nibabel
-from doubles import NoiseMarker
+from doubles import BLUNT, NoiseMarker
 
 from monai_miadmark.errors import UnsupportedImageError
 from monai_miadmark.formats import carrier_for
@@ -41,7 +41,7 @@ def verdict(path: Path) -> str:
     """What becomes of a file; raises where it is neither restored exactly nor refused by name."""
     data = path.read_bytes()
     identity = generate_identity("x25519")
-    options = ProtectOptions(region="none")
+    options = ProtectOptions(BLUNT, region="none")
     try:
         protected = protect_bytes(data, path.name, [identity.recipient], NoiseMarker(), options)
     except UnsupportedImageError as error:

@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import samples
-from doubles import NoiseMarker
+from doubles import BLUNT, NoiseMarker
 from PIL import Image
 
 from monai_miadmark import files, pipeline
@@ -46,7 +46,7 @@ def source(tmp_path: Path) -> Path:
 
 def protect(source: Path, folder: Path, alice: HpkeIdentity, **more: Any) -> Path:
     """Protect with defaults."""
-    return files.protect_file(source, folder, [alice.recipient], NoiseMarker(), ProtectOptions(), **more)
+    return files.protect_file(source, folder, [alice.recipient], NoiseMarker(), ProtectOptions(BLUNT), **more)
 
 
 class TestAtomicWrite:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from doubles import NoiseMarker
+from doubles import BLUNT, NoiseMarker
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, encapsulate_extended
@@ -42,10 +42,12 @@ from monai_miadmark.formats.dicom_codestreams import jpeg2000_head, jpeg_head
 from monai_miadmark.formats.dicom_fragments import frame_spans
 from monai_miadmark.formats.dicom_reading import read as read_source
 from monai_miadmark.keys import generate_identity
+from monai_miadmark.options import ProtectOptions
 from monai_miadmark.pipeline import protect_bytes, remove_bytes
 from monai_miadmark.shell import CARRIED_FILE
 
 CARRIER = DicomCarrier()
+OPTIONS = ProtectOptions(BLUNT)
 # 8 x 12 samples 0, 40, 80 ... as HTJ2K, made by OpenJPH 0.26.3.
 HTJ2K_STREAM = base64.b64decode(
     "/0//UQApQAAAAAAMAAAACAAAAAAAAAAAAAAADAAAAAgAAAAAAAAAAAABDwEB/1AACAACAAAACv9SAAwAAgABAAUEBEAB/1wAEyCIkJCQkJCQkJCQ"
@@ -131,7 +133,7 @@ def test_htj2k() -> None:
 @pytest.mark.parametrize("name", ["MR_small_RLE.dcm", "image_dfl.dcm", "examples_palette.dcm", "SC_rgb_jpeg_dcmtk.dcm"])
 def test_protect_and_remove_give_the_same_bytes(name: str) -> None:
     data, identity = (ROOT / name).read_bytes(), generate_identity("x25519")
-    result = protect_bytes(data, name, [identity.recipient], NoiseMarker())
+    result = protect_bytes(data, name, [identity.recipient], NoiseMarker(), OPTIONS)
     restored = remove_bytes(result.data, [identity])
     assert restored.data == data and restored.name == name
     assert result.data != data and b"MIADMARK" in result.data
@@ -142,7 +144,7 @@ def test_protected_files_may_be_compressed_without_loss(syntax: str) -> None:
     """Archives do that; the record is found and the samples are the same."""
     identity = generate_identity("x25519")
     data = (ROOT / "CT_small.dcm").read_bytes()
-    ds = read(protect_bytes(data, "ct.dcm", [identity.recipient], NoiseMarker()).data)
+    ds = read(protect_bytes(data, "ct.dcm", [identity.recipient], NoiseMarker(), OPTIONS).data)
     if syntax == RLELossless:
         ds.compress(syntax, generate_instance_uid=False)
     assert remove_bytes(written(ds, syntax), [identity]).data == data
@@ -307,7 +309,8 @@ def test_float_pixel_data() -> None:
         assert np.array_equal(again.values, pixels * 2, equal_nan=True)
         assert CARRIER.rebuild(opened.shell, opened.image.values) == data
     identity = generate_identity("x25519")
-    assert remove_bytes(protect_bytes(data, "a", [identity.recipient], NoiseMarker()).data, [identity]).data == data
+    protected = protect_bytes(data, "a", [identity.recipient], NoiseMarker(), OPTIONS).data
+    assert remove_bytes(protected, [identity]).data == data
     ds.FloatPixelPaddingValue = 1.5
     with pytest.raises(UnsupportedImageError, match="padding value"):
         CARRIER.open_source(written(ds), "a")

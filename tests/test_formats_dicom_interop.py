@@ -7,6 +7,7 @@ A tool that is not installed skips its tests by name.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 import shutil
@@ -70,14 +71,22 @@ def protected(name: str, folder: Path) -> tuple[Path, NDArray[Any]]:
 
     The lowest bit alone would do, but a reader that divides by something might lose it.
     """
+    data, values = carried(name)
+    path = folder / "protected.dcm"
+    path.write_bytes(data)
+    return path, values
+
+
+@functools.cache
+def carried(name: str) -> tuple[bytes, NDArray[Any]]:
+    """The protected object and its samples, made once for all who read it (some 50 MB for all files)."""
     data = (ROOT / name).read_bytes()
     opened = CARRIER.open_source(data, name)
     values = opened.image.values ^ np.asarray(1, opened.image.values.dtype)
     low, high = opened.image.bounds
     values = np.clip(values, int(low), int(high)).astype(values.dtype)
-    path = folder / "protected.dcm"
-    path.write_bytes(CARRIER.carry(data, opened, values, ENVELOPE))
-    return path, values
+    values.flags.writeable = False
+    return CARRIER.carry(data, opened, values, ENVELOPE), values
 
 
 def skip_wide_big_endian(ds: pydicom.Dataset) -> None:

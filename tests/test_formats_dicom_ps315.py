@@ -35,6 +35,7 @@ from monai_miadmark.errors import UnsupportedImageError
 from monai_miadmark.formats import dicom_ps315
 from monai_miadmark.formats.dicom import DicomCarrier
 from monai_miadmark.keys import generate_identity
+from monai_miadmark.options import PRESETS
 from monai_miadmark.pipeline import protect_bytes
 
 CARRIER = DicomCarrier()
@@ -197,6 +198,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clinic: Holder, o
     marker = types.ModuleType("monai_miadmark.marker")
     marker.load_marker = doubles.load_marker  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "monai_miadmark.marker", marker)
+    monkeypatch.setitem(PRESETS, "standard", doubles.BLUNT)
     monkeypatch.setattr(cli, "usable_cores", lambda: 1)
     monkeypatch.chdir(tmp_path)
     assert cli.main(["keygen", "alice", "--kem", "x25519"]) == 0

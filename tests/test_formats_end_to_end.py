@@ -14,16 +14,18 @@ import pytest
 import samples
 import test_formats_raster as rasters
 import test_formats_volumes as volumes
-from doubles import NoiseMarker
+from doubles import BLUNT, NoiseMarker
 from PIL import Image
 
 from monai_miadmark.errors import TamperedError, WrongKeyError
 from monai_miadmark.formats import CARRIERS, carrier_for
 from monai_miadmark.keys import generate_identity
+from monai_miadmark.options import ProtectOptions
 from monai_miadmark.pipeline import grant_bytes, protect_bytes, remove_bytes, verify_bytes
 
 STACK = np.stack([samples.smooth(seed=seed) for seed in range(3)])
 COLORS = np.moveaxis(STACK, 0, 2)
+OPTIONS = ProtectOptions(BLUNT)
 
 
 def tiff(values: Any, **options: Any) -> bytes:
@@ -68,7 +70,7 @@ FILES: dict[str, Any] = {
 def test_protect_and_remove(name: str, sidecar: bool) -> None:
     data = FILES[name]()
     alice, bob = generate_identity("x25519"), generate_identity("x25519")
-    protected = protect_bytes(data, name, [alice.recipient], NoiseMarker(), sidecar=sidecar)
+    protected = protect_bytes(data, name, [alice.recipient], NoiseMarker(), OPTIONS, sidecar=sidecar)
     beside = protected.envelope if sidecar else None
     carrier = carrier_for(data, name)
     marked = carrier.open_protected(protected.data).values
@@ -86,7 +88,7 @@ def test_protect_and_remove(name: str, sidecar: bool) -> None:
 @pytest.mark.parametrize("name", ["gray16.png", "stack.tif", "a.mha", "a.nrrd", "a.mgh", "two.nii"])
 def test_a_changed_sample_is_found(name: str) -> None:
     alice = generate_identity("x25519")
-    protected = protect_bytes(FILES[name](), name, [alice.recipient], NoiseMarker())
+    protected = protect_bytes(FILES[name](), name, [alice.recipient], NoiseMarker(), OPTIONS)
     carrier = carrier_for(protected.data, name)
     values = carrier.open_protected(protected.data).values
     changed = values.copy()

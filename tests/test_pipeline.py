@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 import samples
-from doubles import NoiseMarker
+from doubles import BLUNT, NoiseMarker
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -51,7 +51,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "slice.png": samples.png,
     "photo.jpg": samples.jpeg,
 }
-FAST = ProtectOptions(style="invisible")
+FAST = ProtectOptions(BLUNT, style="invisible")
 
 
 @pytest.fixture(scope="module")
@@ -442,7 +442,7 @@ class TestRecordSize:
         """Levels drawn evenly are the worst that a generator can do; the record still keeps to its limit."""
         alice = generate_identity()  # hybrid, the default, has the longest wrapped keys
         source = self.slice_512()
-        options = ProtectOptions(style="invisible", region=region)
+        options = ProtectOptions(BLUNT, style="invisible", region=region)
         made = protect_bytes(source, "ct.dcm", [alice.recipient], NoiseMarker(), options)
         held = carrier_for(made.data, "").open_protected(made.data)
         assert held.values.shape == (1, 512, 512, 1) and held.values.dtype == np.int16

@@ -21,7 +21,7 @@ import pytest
 import samples
 import test_formats_volumes as volumes
 import torch
-from doubles import NoiseMarker
+from doubles import BLUNT, NoiseMarker
 from monai.data import ImageReader, ITKReader, MetaTensor, NibabelReader, NrrdReader, PILReader, PydicomReader
 from monai.transforms import Compose, Flip, LoadImage, LoadImaged, SaveImage, SaveImaged
 from numpy.typing import NDArray
@@ -35,8 +35,10 @@ from monai_miadmark.errors import (
     WrongKeyError,
 )
 from monai_miadmark.files import inspect_file, protect_file, sidecar_path, verify_file
+from monai_miadmark.formats import carrier_for
 from monai_miadmark.keys import load_recipient, load_signer
 from monai_miadmark.options import ProtectOptions
+from monai_miadmark.pipeline import protect_image
 from monai_miadmark.transforms import (
     LAYOUT_KEY,
     RECORD_KEY,
@@ -158,7 +160,7 @@ def put(folder: Path, name: str, keys: Path, **more: Any) -> tuple[Path, Path]:
     original.write_bytes(FILES[name]())
     recipients = [load_recipient(keys / "alice.pub")]
     target = folder / "protected"
-    return original, protect_file(original, target, recipients, NoiseMarker(), ProtectOptions(), **more)
+    return original, protect_file(original, target, recipients, NoiseMarker(), ProtectOptions(BLUNT), **more)
 
 
 def reference(path: Path | list[Path] | list[str], suffix: str, **options: Any) -> MetaTensor:
@@ -249,7 +251,7 @@ class TestReader:
             dataset = pydicom.dcmread(path)
             dataset.InstanceNumber = 3 - number  # MONAI leaves slices of one number in the order of the file system
             dataset.save_as(originals / path.name)
-            protect_file(originals / path.name, tmp_path / "out", recipients, NoiseMarker(), ProtectOptions())
+            protect_file(originals / path.name, tmp_path / "out", recipients, NoiseMarker(), ProtectOptions(BLUNT))
         found = LoadImage(reader=MIADMarkReader(keys / "alice.key"))(tmp_path / "out")
         assert found.ndim == 3 and found.shape[2] == 3
         assert_same(found, reference(originals, ".dcm"))
@@ -352,7 +354,7 @@ class TestNothingFallsBack:
         source = tmp_path / "a.mha"
         source.write_bytes(volume("metaimage", "int16"))
         recipients = [load_recipient(keys / "alice.pub")]
-        protected = protect_file(source, tmp_path / "out", recipients, NoiseMarker(), ProtectOptions())
+        protected = protect_file(source, tmp_path / "out", recipients, NoiseMarker(), ProtectOptions(BLUNT))
         for path in (source, protected):
             with pytest.raises(UnsupportedImageError, match="remove_file"):
                 LoadImage(reader=MIADMarkReader(keys / "alice.key"))(path)
@@ -382,6 +384,17 @@ class TestNothingFallsBack:
         with pytest.raises(UnsupportedImageError, match="PILReader cannot read"):
             LoadImage(reader=MIADMarkReader(keys / "alice.key"))(protected)
 
+    def test_records_of_arrays_in_formats_that_hold_files(self, keys: Path, tmp_path: Path) -> None:
+        data = volume("mgh", "int16")
+        carrier = carrier_for(data, "a.mgh")
+        opened = carrier.open_source(data, "a.mgh")
+        recipients = [load_recipient(keys / "alice.pub")]
+        values, envelope = protect_image(opened.image, recipients, NoiseMarker(), ProtectOptions(BLUNT))
+        path = tmp_path / "a.mgh"
+        path.write_bytes(carrier.carry(data, opened, values, envelope))
+        with pytest.raises(TamperedError, match="the record of an array"):
+            LoadImage(reader=MIADMarkReader(keys / "alice.key"))(path)
+
     @pytest.mark.parametrize("line", ["data file:={}", "Data File:={}", "ENCODING:=gzip", "data file: {}"])
     def test_nrrd_reads_no_other_file(self, line: str, tmp_path: Path) -> None:
         pytest.importorskip("nrrd", reason="the extra interop is not installed")
@@ -395,7 +408,7 @@ class TestNothingFallsBack:
 
 
 def protect(array: NDArray[Any] | MetaTensor, keys: Path, **options: Any) -> MetaTensor:
-    return ProtectWithMIADMark(keys / "alice.pub", marker=NoiseMarker(), **options)(array)
+    return ProtectWithMIADMark(keys / "alice.pub", ProtectOptions(BLUNT), marker=NoiseMarker(), **options)(array)
 
 
 def save(image: Any, path: Path, **options: Any) -> Path:

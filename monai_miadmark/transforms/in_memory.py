@@ -14,10 +14,13 @@ import pydicom
 from monai.data import NibabelReader, NrrdReader, PILReader, PydicomReader
 from monai.data.image_reader import NrrdImage
 from monai.data.utils import correct_nifti_header_if_necessary
-from PIL import Image
+from monai.utils import optional_import
+from PIL import Image, UnidentifiedImageError
 
 from monai_miadmark.errors import UnsupportedImageError
 from monai_miadmark.formats import carrier_for
+
+nrrd, _ = optional_import("nrrd")  # NrrdReader cannot be made without it
 
 __all__ = ["ARRAY_FORMATS", "FIRST_FORMATS", "READERS", "image_in_memory"]
 
@@ -78,7 +81,7 @@ def image_in_memory(
         )
     try:
         picture = Image.open(io.BytesIO(data), **given)
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise UnsupportedImageError(
             f"{name}: restored, but PILReader cannot read such files: use remove_file first"
         ) from error
@@ -92,8 +95,6 @@ def _plain(data: bytes) -> bytes:
 
 def _nrrd(data: bytes, name: str, index_order: str, custom_field_map: Any = None) -> NrrdImage:
     """As ``nrrd.read`` does it, which takes names of files only."""
-    import nrrd  # NrrdReader cannot be made without it
-
     stream = io.BytesIO(data)
     try:
         header = nrrd.read_header(stream, custom_field_map)
