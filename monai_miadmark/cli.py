@@ -58,7 +58,7 @@ _HINTS = {
     "NotProtectedError": "where the record was stripped, --sidecars DIR finds the one that was kept beside the file",
     "SignatureError": "miadmark inspect FILE shows who signed; ask the custodian for the right public key",
     "TamperedError": "get the file anew from whoever protected it; miadmark verify FILE says what does not fit",
-    "UnsupportedImageError": "docs/formats-dicom.md and formats-other.md say what can be done; miadmark doctor says more",
+    "UnsupportedImageError": "docs/formats-dicom.md and formats-other.md say what can be done; see miadmark doctor too",
     "FileExistsError": "--resume leaves out what is done, --overwrite does it anew",
 }
 """What to do about files that failed, by the class of the error."""
@@ -596,7 +596,7 @@ def _say_hints(kinds: set[str]) -> None:
     """What to do about failures, once for each kind."""
     for kind, hint in _HINTS.items():
         if kind in kinds:
-            _say(f"hint: {kind}: {hint}")
+            _say(f"hint: {hint}")
 
 
 def _recipients(options: Namespace) -> list[keys.Recipient]:

@@ -32,6 +32,7 @@ def histogram(values: Sequence[float], label: str) -> str:
         The chart as a ``data:`` URI.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
@@ -40,7 +41,7 @@ def histogram(values: Sequence[float], label: str) -> str:
     axes.axvline(mean, color=_LIGHT, linewidth=2, linestyle="--", label=f"mean {mean:.4g}")
     axes.set_xlabel(label)
     axes.set_ylabel("images")
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     return _svg(figure)
 
@@ -48,6 +49,7 @@ def histogram(values: Sequence[float], label: str) -> str:
 def before_and_after(before: Sequence[float], after: Sequence[float], label: str) -> str:
     """Probabilities of the same images before and after, as two histograms over [0, 1]; a ``data:`` URI."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
@@ -57,7 +59,7 @@ def before_and_after(before: Sequence[float], after: Sequence[float], label: str
     axes.set_xlim(0, 1)
     axes.set_xlabel(label)
     axes.set_ylabel("images")
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     return _svg(figure)
 

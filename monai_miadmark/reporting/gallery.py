@@ -3,7 +3,8 @@
 """Small pictures of an image before and after, as ``data:`` URIs.
 
 Whoever has a protected picture and the exact difference has the original. So both are never shown together, except
-where originals are asked for: otherwise the difference is shown as its amount in coarse blocks, which undoes nothing.
+where originals are asked for: otherwise the difference is shown as its amount in coarse blocks, without its sign. That
+is no original, but a hint for whoever tries to remove marks: pages are for those who may know the originals.
 """
 
 from __future__ import annotations

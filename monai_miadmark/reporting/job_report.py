@@ -247,7 +247,9 @@ def _notes(wishes: Wishes, protecting: bool) -> list[str]:
     if wishes.originals:
         notes = ["This page shows originals. Treat it as you treat the source files: it is not protected by any key."]
     else:
-        notes = ["This page names files and shows small protected pictures, no original. Keep it inside the house."]
+        notes = [
+            "This page shows no original, but it names files and tells how much was changed where: keep it private."
+        ]
     if protecting:
         notes.append(
             "The effect is what the models that the marks were made against say of these images (white box). Models "
