@@ -68,7 +68,7 @@ def paired_bars(names: Sequence[str], before: Sequence[float], after: Sequence[f
     """Shares before and after, two horizontal bars for each name, in percent; a ``data:`` URI."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 0.8 + 0.42 * len(names)), layout="constrained")
+    figure = Figure(figsize=(5.6, 0.8 + 0.42 * len(names)), layout="constrained")
     axes = figure.subplots()
     places = range(len(names))
     axes.barh([p - 0.19 for p in places], [100 * v for v in before], height=0.36, color=_LIGHT, label="clean")
