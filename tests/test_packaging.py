@@ -60,7 +60,18 @@ def test_the_wheel_can_be_uploaded(wheel: zipfile.ZipFile) -> None:
 def test_the_wheel_names_what_it_needs(wheel: zipfile.ZipFile) -> None:
     lines = wheel.read(f"monai_miadmark-{monai_miadmark.__version__}.dist-info/METADATA").decode().splitlines()
     extras = {line.removeprefix("Provides-Extra: ") for line in lines if line.startswith("Provides-Extra")}
-    assert extras == {"completion", "demo", "dev", "dicom", "evaluation", "gateway", "interop", "pretrained", "report", "tiff"}
+    assert extras == {
+        "completion",
+        "demo",
+        "dev",
+        "dicom",
+        "evaluation",
+        "gateway",
+        "interop",
+        "pretrained",
+        "report",
+        "tiff",
+    }
     needed = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist")]
     # The default marker's ensemble has a network of this package; without it nothing can be protected.
     assert [line for line in needed if line.startswith("efficientnet-lite-pytorch>") and "extra" not in line]
