@@ -5,8 +5,8 @@
 ``python tests/gateway_pacs.py --objects 2000 --kills 10`` sends small objects with DCMTK through a gateway that
 protects them (noise stands in for the networks, unless ``--real``) into Orthanc, and kills the gateway (SIGKILL) while
 it does. Then all objects are fetched from Orthanc and restored; some also go back by C-STORE, through a gateway that
-restores, to DCMTK's storescp. Exit status 1 if one is missing, there twice, or not what it was, or if a stranger was let
-in.
+restores, to DCMTK's storescp. Exit status 1 if one is missing, there twice, or not what it was, or if a stranger was
+let in.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ SOURCES = {
     "MR_small_jpeg_ls_lossless.dcm": "-xt",
 }
 """Images of pydicom's wheel, and the option by which storescu proposes their transfer syntax: it offers one only."""
+
+ROOT = "1.2.826.0.1.3680043.8.498"
 
 BATCH = 25
 """Objects that one run of storescu sends."""
@@ -83,16 +85,20 @@ def data_set_of(data: bytes) -> bytes:
 def write_objects(folder: Path, count: int) -> dict[str, bytes]:
     """Small images in batches of one transfer syntax each; data sets by SOP Instance UID."""
     made = {}
-    sources = [pydicom.dcmread(str(pydicom.data.get_testdata_file(name, download=False))) for name in SOURCES]
+    patterns = []
+    for name in SOURCES:
+        source = pydicom.dcmread(str(pydicom.data.get_testdata_file(name, download=False)))
+        source.SOPInstanceUID = source.file_meta.MediaStorageSOPInstanceUID = f"{ROOT}.{0:08d}"
+        buffer = io.BytesIO()
+        source.save_as(buffer)
+        patterns.append(buffer.getvalue())
     for number in range(count):
-        source = sources[number // BATCH % len(sources)]
-        source.SOPInstanceUID = source.file_meta.MediaStorageSOPInstanceUID = f"1.2.826.0.1.3680043.8.498.7.{number}"
-        source.SeriesInstanceUID = f"1.2.826.0.1.3680043.8.498.8.{number // 100}"
-        source.InstanceNumber = number
+        uid = f"{ROOT}.{10_000_000 + number}"
+        data = patterns[number // BATCH % len(patterns)].replace(f"{ROOT}.{0:08d}".encode(), uid.encode())
         path = folder / f"{number // BATCH:04d}" / f"{number:06d}.dcm"
         path.parent.mkdir(parents=True, exist_ok=True)
-        source.save_as(path)
-        made[str(source.SOPInstanceUID)] = data_set_of(path.read_bytes())
+        path.write_bytes(data)
+        made[uid] = data_set_of(data)
     return made
 
 

@@ -17,14 +17,14 @@ import samples
 from monai_miadmark.errors import UnsupportedImageError
 from monai_miadmark.formats import dicom_decoding
 from monai_miadmark.gateway import GatewaySettings, Node, Spool, SpoolError, read_status, requeue
-from monai_miadmark.gateway.part10 import Identity, file_head, identity_of_data_set, identity_of_file, valid_uid
+from monai_miadmark.gateway.part10 import ObjectIdentity, file_head, identity_of_data_set, identity_of_file, valid_uid
 from monai_miadmark.gateway.spool import Accepted, Entry, FullError
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
 
-def data_set(number: int = 1) -> tuple[Identity, bytes]:
+def data_set(number: int = 1) -> tuple[ObjectIdentity, bytes]:
     """A CT, as it is sent."""
     source = pydicom.dcmread(io.BytesIO(samples.ct()))
     source.SOPInstanceUID = source.file_meta.MediaStorageSOPInstanceUID = f"1.2.826.0.1.3680043.8.498.{number}"
@@ -32,7 +32,7 @@ def data_set(number: int = 1) -> tuple[Identity, bytes]:
     source.save_as(buffer)
     buffer.seek(0)
     pydicom.filereader.read_partial(buffer, stop_when=lambda tag, vr, length: True)
-    return Identity(CT, str(source.SOPInstanceUID), EXPLICIT), buffer.read()
+    return ObjectIdentity(CT, str(source.SOPInstanceUID), EXPLICIT), buffer.read()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from monai_miadmark.errors import UnsupportedImageError
-from monai_miadmark.gateway.part10 import Identity, identity_of_data_set, valid_uid
+from monai_miadmark.gateway.part10 import ObjectIdentity, identity_of_data_set, valid_uid
 from monai_miadmark.gateway.settings import GatewaySettings
 from monai_miadmark.gateway.spool import FullError, Spool
 
@@ -260,7 +260,7 @@ class Listener:
 
     def _taken(self, request: Any, data: BytesIO | None, syntax: str, caller: str) -> int:
         """Put an object into the queue."""
-        named = Identity(str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), syntax)
+        named = ObjectIdentity(str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), syntax)
         if data is None:
             return _MISMATCH
         if not valid_uid(named.instance) or not valid_uid(named.sop_class):

@@ -17,7 +17,7 @@ from pydicom.filereader import read_dataset
 from monai_miadmark.errors import UnsupportedImageError
 from monai_miadmark.formats.dicom_reading import BIG_ENDIAN, DEFLATED
 
-__all__ = ["Identity", "file_head", "identity_of_data_set", "identity_of_file", "valid_uid"]
+__all__ = ["ObjectIdentity", "file_head", "identity_of_data_set", "identity_of_file", "valid_uid"]
 
 _IMPLICIT = "1.2.840.10008.1.2"
 _IMPLEMENTATION_CLASS = "2.25.172607654657441968389378901852169392008"
@@ -30,7 +30,7 @@ _SOP_INSTANCE = 0x00080018
 _MAX_GENERATION = 9999
 
 
-class Identity(NamedTuple):
+class ObjectIdentity(NamedTuple):
     """What an object is: SOP Class, SOP Instance and transfer syntax UID."""
 
     sop_class: str
@@ -43,7 +43,7 @@ def valid_uid(text: str) -> bool:
     return len(text) <= 64 and _UID.fullmatch(text) is not None
 
 
-def file_head(identity: Identity, generation: int = 1) -> bytes:
+def file_head(identity: ObjectIdentity, generation: int = 1) -> bytes:
     """Preamble and file meta information, to be followed by the data set.
 
     The same for the same object, whenever and from whomever it comes: the UID of the protected object follows from the
@@ -73,7 +73,7 @@ def _short(element: int, vr: bytes, value: bytes, padding: bytes) -> bytes:
     return struct.pack("<HH2sH", 2, element, vr, len(value)) + value
 
 
-def identity_of_data_set(data: bytes | memoryview, syntax: str) -> Identity:
+def identity_of_data_set(data: bytes | memoryview, syntax: str) -> ObjectIdentity:
     """SOP Class and Instance UID that stand in an encoded data set; only its first bytes are looked at.
 
     Raises:
@@ -95,10 +95,10 @@ def identity_of_data_set(data: bytes | memoryview, syntax: str) -> Identity:
         raise UnsupportedImageError("the data set cannot be read") from error
     if not valid_uid(sop_class) or not valid_uid(instance):
         raise UnsupportedImageError("the data set has no valid SOP Class and Instance UID")
-    return Identity(sop_class, instance, syntax)
+    return ObjectIdentity(sop_class, instance, syntax)
 
 
-def identity_of_file(path: Path) -> Identity:
+def identity_of_file(path: Path) -> ObjectIdentity:
     """What a file says it is, in its meta information and, the same, in its data set.
 
     Raises:

@@ -33,7 +33,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from monai_miadmark.atomic import atomic_write
-from monai_miadmark.gateway.part10 import Identity, file_head
+from monai_miadmark.gateway.part10 import ObjectIdentity, file_head
 from monai_miadmark.locking import LOCK_NAME, FolderLock, LockedError
 
 try:
@@ -111,7 +111,7 @@ class Entry(NamedTuple):
     number: int
     path: Path
     results: Path
-    identity: Identity
+    identity: ObjectIdentity
     attempts: int
 
 
@@ -218,7 +218,7 @@ class Spool:
             self._database.close()
         self._held.__exit__(kind, error, trace)
 
-    def accept(self, identity: Identity, data: bytes | memoryview, caller: str) -> Accepted:
+    def accept(self, identity: ObjectIdentity, data: bytes | memoryview, caller: str) -> Accepted:
         """Take an object; it is durable when this returns.
 
         Args:
@@ -307,7 +307,7 @@ class Spool:
         with self._lock:
             self._claimed.discard(entry.number)
 
-    def made(self, entry: Entry, result: Path, identity: Identity) -> None:
+    def made(self, entry: Entry, result: Path, identity: ObjectIdentity) -> None:
         """The object's result is on disk; its source is deleted.
 
         Args:
@@ -508,7 +508,7 @@ class Spool:
     def _entry(self, row: sqlite3.Row) -> Entry:
         """An object as others see it."""
         folder = self.folder / _OBJECTS / row["token"]
-        identity = Identity(row["sop_class"], row["instance"], row["syntax"])
+        identity = ObjectIdentity(row["sop_class"], row["instance"], row["syntax"])
         return Entry(row["id"], folder / row["file"], folder / _RESULT, identity, row["attempts"])
 
     def _notify(self) -> None:
