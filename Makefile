@@ -14,6 +14,9 @@ LABEL_PYTHON ?= python3.11
 LABEL_VENV := .venv-label
 LABEL_STAMP := $(LABEL_VENV)/.installed
 LABEL_PIP := $(LABEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+DEPLOY_VENV := .venv-deploy
+DEPLOY_STAMP := $(DEPLOY_VENV)/.installed
+DEPLOY_PIP := $(DEPLOY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 BUNDLE := bundles/miadmark
 RUN := $(abspath $(BIN))/python -m monai.bundle run --bundle_root . --config_file
@@ -23,7 +26,7 @@ FIRST := $(if $(LIMIT),--limit $(LIMIT))
 MODALITIES := brain_mri fundus skin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup venv demo test lint format types unit test-label test-gateway kill fuzz bench train results clean
+.PHONY: help setup venv demo test lint format types unit test-label test-deploy test-gateway kill fuzz bench train results clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -71,6 +74,18 @@ $(LABEL_STAMP): pyproject.toml constraints-label.txt
 test-label: $(LABEL_STAMP) ## the MONAI Label app against a real server, in .venv-label (Python 3.10 or 3.11)
 	OMP_NUM_THREADS=1 $(LABEL_VENV)/bin/python -m pytest tests/label $(PYTEST_ARGS)
 
+# MONAI Deploy puts itself into the package monai, which then loads it wherever MONAI is imported: an environment of its
+# own keeps that away. --no-deps as above: left out are CuPy and the rest of Triton's client, for GPUs and servers.
+$(DEPLOY_STAMP): pyproject.toml constraints-deploy.txt
+	test -x $(DEPLOY_VENV)/bin/python || $(LABEL_PYTHON) -m venv $(DEPLOY_VENV)
+	$(DEPLOY_PIP) -c constraints-deploy.txt "$$(grep '^torch==' constraints-deploy.txt)"
+	$(DEPLOY_PIP) --no-deps -r constraints-deploy.txt
+	$(DEPLOY_PIP) --no-deps --no-build-isolation -e .
+	touch $@
+
+test-deploy: $(DEPLOY_STAMP) ## the MONAI Deploy app on CT slices, in .venv-deploy (Python 3.11)
+	OMP_NUM_THREADS=1 $(DEPLOY_VENV)/bin/python -m pytest tests/deploy $(PYTEST_ARGS)
+
 test-gateway: $(STAMP) ## 2,000 objects through gateways that are killed, to Orthanc and back (needs orthanc and dcmtk)
 	OMP_NUM_THREADS=1 nice -n 10 $(BIN)/python tests/gateway_pacs.py --objects 2000 --kills 10
 
@@ -105,5 +120,5 @@ results: $(STAMP) ## measure what docs/results.md reports (very long; LIMIT=12 f
 	    $(RUN) "[$(EVALUATION),'configs/$$name.yaml']" --dataset $$set $(FIRST); done; done
 
 clean: ## remove .venv and all that tools left
-	rm -rf $(VENV) $(LABEL_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LABEL_VENV) $(DEPLOY_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
