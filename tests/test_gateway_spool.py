@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,7 +86,9 @@ class TestPart10:
         assert found[:2] == (source.SOPClassUID, source.SOPInstanceUID)
 
     @pytest.mark.parametrize(
-        "data", [b"", b"\0", bytes(300), b"\x08\0\x05\0SQ\0\0\xff\xff\xff\xff" * 400, os.urandom(99)]
+        "data",
+        [b"", b"\0", bytes(300), b"\x08\0\x05\0SQ\0\0\xff\xff\xff\xff" * 400, random.Random(1).randbytes(99)],
+        ids=["nothing", "zero", "zeros", "nested", "noise"],
     )
     @pytest.mark.parametrize("syntax", [EXPLICIT, "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99"])
     def test_rubbish_is_refused_by_name(self, data: bytes, syntax: str) -> None:
