@@ -26,27 +26,31 @@ class Likeness:
 
     Args:
         clean: ``(C, h, w)`` in [0, 1].
+        every: windows stand this far apart in both directions.
     """
 
-    def __init__(self, clean: NDArray[np.float32]) -> None:
+    def __init__(self, clean: NDArray[np.float32], every: int = 1) -> None:
         self.clean = clean.astype(np.float32)
-        self._mean = smooth(self.clean)
-        self._square = smooth(self.clean * self.clean) - self._mean**2
+        self.every = every
+        self._mean = smooth(self.clean, every)
+        self._square = smooth(self.clean * self.clean, every) - self._mean**2
 
     @property
     def variance(self) -> NDArray[np.float32]:
-        """Local variance of the image, ``(C, h, w)``."""
+        """Local variance of the image, ``(C, h, w)``, one value for each window."""
         return np.asarray(np.maximum(self._square, 0.0), np.float32)
 
     def ssim_map(self, changed: NDArray[np.float32]) -> NDArray[np.float32]:
         """SSIM (Wang et al. 2004: Gaussian window of 11 cells, sigma 1.5), mean over the channels, ``(h, w)``.
 
+        One value for each window.
+
         Borders are repeated instead of left out, so that small images have a value too; where an image is larger than
         the window, leave out :data:`RADIUS` cells at each side before taking a mean.
         """
-        mean = smooth(changed)
-        square = smooth(changed * changed) - mean**2
-        product = smooth(changed * self.clean) - mean * self._mean
+        mean = smooth(changed, self.every)
+        square = smooth(changed * changed, self.every) - mean**2
+        product = smooth(changed * self.clean, self.every) - mean * self._mean
         luminance = (2 * mean * self._mean + _C1) / (mean**2 + self._mean**2 + _C1)
         contrast = (2 * product + C2) / (square + self._square + C2)
         similar: NDArray[np.float32] = (luminance * contrast).mean(axis=0)
@@ -58,18 +62,21 @@ class Likeness:
         return error
 
 
-def smooth(planes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """SSIM's Gaussian window over ``(..., h, w)``; two matrix products are quicker than any loop over the window."""
-    rows, columns = _window(planes.shape[-2]), _window(planes.shape[-1])
+def smooth(planes: NDArray[np.float32], every: int = 1) -> NDArray[np.float32]:
+    """SSIM's Gaussian window over ``(..., h, w)``, around every second, third ... row and column if so wanted.
+
+    Two matrix products are quicker than any loop over the window.
+    """
+    rows, columns = _window(planes.shape[-2], every), _window(planes.shape[-1], every)
     return np.asarray(rows @ planes @ columns.T, np.float32)
 
 
 @lru_cache(maxsize=16)
-def _window(size: int) -> NDArray[np.float32]:
-    """``(size, size)`` matrix that takes each position's weighted mean of its neighbors, the border repeated."""
+def _window(size: int, every: int) -> NDArray[np.float32]:
+    """Matrix that takes a position's weighted mean of its neighbors, the border repeated; a row for each position."""
     at = np.arange(-RADIUS, RADIUS + 1)
     kernel = np.exp(-(at**2) / (2 * _SIGMA**2))
     matrix = np.zeros((size, size))
     for offset, weight in zip(at, kernel / kernel.sum(), strict=True):
         np.add.at(matrix, (np.arange(size), np.clip(np.arange(size) + offset, 0, size - 1)), weight)
-    return matrix.astype(np.float32)
+    return matrix[::every].astype(np.float32)

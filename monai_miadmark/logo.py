@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -181,14 +182,22 @@ def draw_logo(logo: str | os.PathLike[str] | None, text: str) -> NDArray[np.uint
         ValueError: not an image, too large, blank, or a text that cannot be drawn.
     """
     if logo is None:
-        return render_text(text, _DRAWN)
+        return _drawn_text(text)
     if os.fspath(logo) not in BUILT_IN_LOGOS or Path(logo).exists():
         return load_logo(logo, 2 * _DRAWN)
     if os.fspath(logo) == "emblem":
         return render_emblem(_DRAWN)
-    letters = render_text(text, _DRAWN)
+    letters = _drawn_text(text)
     needed = 0.56 * letters.shape[1] / letters.shape[0] + 0.6
     return render_banner(text, round(max(_BANNER_ASPECT, needed) * _DRAWN), _DRAWN)
+
+
+@lru_cache(maxsize=4)
+def _drawn_text(text: str) -> NDArray[np.uint8]:
+    """A text as large as logos are drawn; folders of images bear the same one, and fonts are slow."""
+    drawn = render_text(text, _DRAWN)
+    drawn.flags.writeable = False
+    return drawn
 
 
 def load_logo(path: str | os.PathLike[str], max_px: int) -> NDArray[np.uint8]:

@@ -124,9 +124,9 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
     h, w = clean.shape[2:]
     mask, region = locate_region(options, specialist.critic, clean, (slices, height, width))
     placed = place_logo(image, options, specialist.critic, clean, region)
-    cap, visibility = options.effective_region_budget, preset.visibility
+    cap, visibility, quick = options.effective_region_budget, preset.visibility, not preset.search
     logo = placed.footprint & ~region
-    budget = likeness_budget(clean, visibility, region, cap, logo)
+    budget = likeness_budget(clean, visibility, region, cap, logo, quick)
     budget = np.where(logo, np.maximum(budget, preset.footprint), budget)
     # Interpolation spreads a cell over its neighbors.
     touched = grow(region, 1) if (h, w) != (height, width) else region
@@ -135,7 +135,7 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
     shown = placed.images.copy(), clean.copy()
     made = specialist.perturber(preset).perturb(*shown, cell_budget(scales, h, w), latent)
     fraction = _checked(made, clean.shape)
-    budget = fit_to_likeness(clean, placed.images, fraction, budget, visibility, region, cap, logo)
+    budget = fit_to_likeness(clean, placed.images, fraction, budget, visibility, region, cap, logo, quick)
     scales = _capped_scales(budget, touched, cap)
     field = quantize(np.ascontiguousarray(np.moveaxis(fraction, 1, 3)), scales)
     if image.window.inverted:  # bright is small here: what the networks add, the stored values lose

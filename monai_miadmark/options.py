@@ -28,7 +28,8 @@ class Preset:
         logo_area: share of the image that the logo's box takes before it is turned, and before the search tries it
             somewhat smaller and larger (see :mod:`monai_miadmark.placement`).
         search: the whole ensemble says what is salient and where the logo misleads most. Else one surrogate says what
-            is salient, and the logo stands where it can be read best: a tenth of the time.
+            is salient, the logo stands upright where it can be read best, and the likeness is met to a hundredth: a
+            tenth of the time.
     """
 
     visibility: Visibility

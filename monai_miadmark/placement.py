@@ -129,7 +129,8 @@ def place_logo(
     if options.style == "invisible":
         return nothing
     preset = options.strength
-    drawings = _drawings(draw_logo(options.logo, options.text), preset.logo_area, h, w)
+    angles = _ANGLES if preset.search else (0,)  # the others would be drawn for nothing
+    drawings = _drawings(draw_logo(options.logo, options.text), preset.logo_area, h, w, angles)
     if not drawings:
         _log.warning("the image is too small for a logo: only the perturbation is applied")
         return nothing
@@ -169,7 +170,9 @@ def _inks(image: StoredImage) -> tuple[_Ink, ...]:
     return tuple(found)
 
 
-def _drawings(upright: NDArray[np.uint8], area: float, h: int, w: int) -> list[NDArray[np.uint8]]:
+def _drawings(
+    upright: NDArray[np.uint8], area: float, h: int, w: int, angles: tuple[int, ...] = _ANGLES
+) -> list[NDArray[np.uint8]]:
     """The drawing in all sizes and angles that fit the image, those upright first, the middle size before all.
 
     The area is that of the drawing's own box, which turning leaves as it is. An upright drawing that would be too large
@@ -178,7 +181,8 @@ def _drawings(upright: NDArray[np.uint8], area: float, h: int, w: int) -> list[N
     if min(h, w) < 16:
         return []
     aspect = upright.shape[1] / upright.shape[0]
-    angles = (*_ANGLES, 90) if aspect >= _LONG else _ANGLES
+    if len(angles) > 1 and aspect >= _LONG:
+        angles = (*angles, 90)
     sources = {angle: _turned(upright, angle) for angle in angles}
     found: dict[tuple[int, tuple[int, ...]], NDArray[np.uint8]] = {}
     for angle, source in sources.items():

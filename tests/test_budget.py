@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from monai_miadmark.budget import (
     Visibility,
+    _largest_gain,
     block_scales,
     cell_budget,
     fit_to_likeness,
@@ -192,6 +195,22 @@ class TestFitToLikeness:
             psnr, ssim = likeness(display[0], changed[0], ~box(display.shape, *self.LOGO)[0])
             assert psnr < model.psnr + 0.3 or ssim < model.ssim + 0.01
 
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_quick_is_nearly_the_same(self, channels: int) -> None:
+        """And never far beyond what may be seen, though it looks at every second window only."""
+        display = tissue(1, channels, 96)
+        region, logo = box(display.shape, *self.REGION), box(display.shape, *self.LOGO)
+        fraction = np.random.default_rng(4).choice([-1.0, 1.0], (1, channels, 96, 96)).astype(np.float32)
+        amounts, similar = [], []
+        for quick in (False, True):
+            budget = likeness_budget(display, MODEL, region, 3 / 255, logo, quick)
+            fitted = fit_to_likeness(display, display, fraction, budget, MODEL, region, 3 / 255, logo, quick)
+            changed = (display + fraction * cell_budget(block_scales(fitted), 96, 96)).clip(0, 1).astype(np.float32)
+            amounts.append(fitted[~logo].mean())
+            similar.append(likeness(display[0], changed[0], ~logo[0]))
+        assert amounts[1] == pytest.approx(amounts[0], rel=0.03)
+        assert similar[1][0] >= MODEL.psnr - 0.1 and similar[1][1] >= MODEL.ssim - 0.003
+
     def test_a_region_without_a_budget_gets_none(self) -> None:
         _, fitted, display, _ = self.fit(np.ones((1, 1, 48, 48), np.float32), MODEL, cap=0)
         assert not fitted[box(display.shape, *self.REGION)].any()
@@ -204,6 +223,41 @@ class TestFitToLikeness:
         fitted = fit_to_likeness(display, display, fraction, budget, MODEL, none, 0, none)
         assert fitted.shape == budget.shape and np.isfinite(fitted).all() and fitted.max() <= MODEL.ceiling
         assert np.array_equal(budget, np.full((2, *size), 0.05))  # the caller's stays
+
+
+@given(
+    st.floats(0.001, 40),
+    st.floats(0.2, 4),
+    st.sampled_from([0.0, 0.05, 0.5]),
+    st.sampled_from([1.0, 2.0, 32.0]),
+    st.integers(1, 24),
+)
+def test_the_largest_gain_is_where_a_bisection_ends(
+    root: float, power: float, stair: float, most: float, steps: int
+) -> None:
+    """For functions straight, bent and with steps, as rounded scales make them."""
+
+    def error(made: NDArray[np.float64]) -> NDArray[np.float64]:
+        gain = made if not stair else np.floor(made / stair) * stair
+        return np.asarray((gain / root) ** power / 10, np.float64)
+
+    judged = np.ones((1, 1), bool)
+    calls = []
+
+    def made(gain: float) -> NDArray[np.float64]:
+        calls.append(gain)
+        return np.full((1, 1), gain)
+
+    found = _largest_gain(made, lambda made: np.ones_like(made), error, judged, 0.5, 10, most, steps)
+    if error(np.full((1, 1), most))[0, 0] <= 0.1:
+        assert found == most and len(calls) == 1
+        return
+    low, high = 0.0, most
+    for _ in range(steps):
+        middle = (low + high) / 2
+        holds = error(np.full((1, 1), middle))[0, 0] <= 0.1
+        low, high = (middle, high) if holds else (low, middle)
+    assert found == low and len(calls) <= 13 + steps
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 2), (2, 300)])

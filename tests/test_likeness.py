@@ -41,6 +41,14 @@ def test_agrees_with_monai_away_from_borders(shape: tuple[int, int, int], amplit
     )
 
 
+@pytest.mark.parametrize("shape", [(1, 40, 33), (3, 1, 12), (2, 17, 2)])
+def test_windows_apart_are_those_of_all(shape: tuple[int, int, int]) -> None:
+    clean, changed = pair(*shape)
+    some, all_of_them = Likeness(clean, 2), Likeness(clean)
+    np.testing.assert_allclose(some.ssim_map(changed), all_of_them.ssim_map(changed)[::2, ::2], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(some.variance, all_of_them.variance[:, ::2, ::2], atol=1e-6)
+
+
 def test_flat_images_differ_in_brightness_alone() -> None:
     low, high = np.full((1, 15, 15), 0.2, np.float32), np.full((1, 15, 15), 0.5, np.float32)
     expected = (2 * 0.2 * 0.5 + 1e-4) / (0.2**2 + 0.5**2 + 1e-4)
