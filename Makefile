@@ -93,6 +93,7 @@ kill: $(STAMP) ## kill folder jobs at 200 random moments, and see that nothing i
 	OMP_NUM_THREADS=1 $(BIN)/python tests/kills.py --kills 200
 
 fuzz: $(STAMP) ## 100,000 damaged and hostile inputs for everything that reads bytes (some minutes; FUZZ_ARGS="--target png")
+	cd tests && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m fuzz.bits
 	cd tests && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m fuzz.run $(FUZZ_ARGS)
 
 bench: $(STAMP) ## measure docs/benchmarks.md anew; BENCH_ARGS="--only load" prints one part of it
@@ -115,6 +116,8 @@ results: $(STAMP) ## measure what docs/results.md reports (very long; LIMIT=12 f
 	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(FIRST) --preset strong; \
 	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(FIRST) --preset fast; \
 	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(FIRST) --style invisible; \
+	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(FIRST) --logo emblem; \
+	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(FIRST) --logo banner; \
 	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(FIRST) --region_budget 0; \
 	  for name in attack peers segment; do \
 	    $(RUN) "[$(EVALUATION),'configs/$$name.yaml']" --dataset $$set $(FIRST); done; done
