@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,18 +16,17 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from doubles import BLUNT, load_marker
+from deploy_series import SLICES, contents
+from doubles import load_marker
+from monai.bundle import ckpt_export
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 
 from monai_miadmark.apps.deploy.app import main
-from monai_miadmark.apps.deploy.settings import IDENTITY_ENV, RECIPIENTS_ENV, RULES_ENV, SIGNER_ENV, VERB_ENV
-from monai_miadmark.keys import generate_identity, generate_signer, save_key_pair
-from monai_miadmark.options import PRESETS
+from monai_miadmark.apps.deploy.settings import IDENTITY_ENV, RULES_ENV, VERB_ENV
 
-SLICES = 5
 THRESHOLD = 40
-VARIABLES = (IDENTITY_ENV, RECIPIENTS_ENV, RULES_ENV, SIGNER_ENV, VERB_ENV, "MIADMARK_REQUIRE_SIGNER")
+README = Path(__file__).parents[2] / "docs" / "monai-deploy.md"
 
 
 def told(capture: pytest.CaptureFixture[str]) -> str:
@@ -34,71 +34,9 @@ def told(capture: pytest.CaptureFixture[str]) -> str:
     return [line for line in capture.readouterr().err.splitlines() if line.startswith("miadmark deploy: ")][-1]
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("keys")
-    for name in ("alice", "eve"):
-        save_key_pair(generate_identity("x25519"), folder / name)
-    save_key_pair(generate_signer("ed25519"), folder / "custodian")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, keys: Path) -> None:
-    """Keys of alice, no other settings, and a folder without anything that the SDK would pick up."""
-    for name in (*VARIABLES, "HOLOSCAN_INPUT_PATH", "HOLOSCAN_OUTPUT_PATH", "HOLOSCAN_MODEL_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv(IDENTITY_ENV, str(keys / "alice.key"))
-    monkeypatch.setenv(RECIPIENTS_ENV, str(keys / "alice.pub"))
-    monkeypatch.setenv("MIADMARK_PRESET", "standard")
-    monkeypatch.setitem(PRESETS, "standard", BLUNT)
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A series of five slices in two folders."""
-    folder = tmp_path_factory.mktemp("source")
-    series = generate_uid()
-    for index in range(SLICES):
-        data_set = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
-        data_set.PixelData = np.roll(data_set.pixel_array, 9 * index, axis=1).astype("<i2").tobytes()
-        data_set.InstanceNumber = index + 1
-        x, y, z = data_set.ImagePositionPatient
-        data_set.ImagePositionPatient = [x, y, z + 5 * index]
-        data_set.SeriesInstanceUID = series
-        data_set.SOPInstanceUID = data_set.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-        path = folder / ("first" if index < 2 else "second") / f"slice{index}.dcm"
-        path.parent.mkdir(exist_ok=True)
-        data_set.save_as(path)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def protected(source: Path, keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The series as the app protects it, signed."""
-    folder = tmp_path_factory.mktemp("protected")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "standard", BLUNT)
-        patch.setenv(RECIPIENTS_ENV, str(keys / "alice.pub"))
-        patch.setenv(SIGNER_ENV, str(keys / "custodian.key"))
-        patch.chdir(tmp_path_factory.mktemp("elsewhere"))
-        assert main(["protect", "-i", str(source), "-o", str(folder)], load_marker) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle that segments what is brighter than :data:`THRESHOLD` HU, as ``ckpt_export`` writes one."""
-
-    class Threshold(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return (x > 40.0).to(torch.float32)
-
+    """A bundle that segments what is brighter than :data:`THRESHOLD` HU, as MONAI exports it."""
     tensor = {"num_channels": 1, "spatial_shape": ["*", "*", "*"], "dtype": "float32", "value_range": []}
     pred = {**tensor, "type": "image", "format": "segmentation", "channel_def": {"0": "background", "1": "bright"}}
     metadata = {
@@ -108,19 +46,30 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "outputs": {"pred": pred},
         },
     }
-    steps = [
+    before = [
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
         {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},
     ]
+    after = [{"_target_": "AsDiscreted", "keys": "pred", "threshold": THRESHOLD}]
     inference = {
         "imports": ["$import torch"],
         "device": "$torch.device('cpu')",
-        "preprocessing": {"_target_": "Compose", "transforms": steps},
+        "network_def": {"_target_": "torch.nn.Threshold", "threshold": float(THRESHOLD), "value": 0.0},
+        "preprocessing": {"_target_": "Compose", "transforms": before},
+        "postprocessing": {"_target_": "Compose", "transforms": after},
     }
-    path = tmp_path_factory.mktemp("model") / "model.ts"
-    extra = {"metadata.json": json.dumps(metadata), "inference.json": json.dumps(inference)}
-    torch.jit.save(torch.jit.script(Threshold()), path, _extra_files=extra)
-    return path
+    folder = tmp_path_factory.mktemp("bundle")
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    (folder / "inference.json").write_text(json.dumps(inference))
+    torch.save({}, folder / "model.pt")
+    ckpt_export(
+        net_id="network_def",
+        filepath=str(folder / "model.ts"),
+        ckpt_file=str(folder / "model.pt"),
+        meta_file=str(folder / "metadata.json"),
+        config_file=str(folder / "inference.json"),
+    )
+    return folder / "model.ts"
 
 
 def test_a_series_comes_back_byte_for_byte(source: Path, protected: Path, tmp_path: Path) -> None:
@@ -132,6 +81,47 @@ def test_a_series_comes_back_byte_for_byte(source: Path, protected: Path, tmp_pa
         assert new.SOPInstanceUID != old.SOPInstanceUID and new.ImageType[0] == "DERIVED"
     assert main(["remove", "-i", str(protected), "-o", str(tmp_path / "out")]) == 0
     assert contents(tmp_path / "out") == before
+
+
+def test_the_shipped_marker_protects_here_too(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This environment has all that its networks need."""
+    monkeypatch.setenv("MIADMARK_PRESET", "fast")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "slice.dcm").write_bytes((source / "first" / "slice0.dcm").read_bytes())
+    assert main(["protect", "-i", "in", "-o", "shared"]) == 0
+    assert contents(tmp_path / "shared").keys() == contents(tmp_path / "in").keys()
+    assert contents(tmp_path / "shared") != contents(tmp_path / "in")
+    assert main(["remove", "-i", "shared", "-o", "restored"]) == 0
+    assert contents(tmp_path / "restored") == contents(tmp_path / "in")
+
+
+def test_rules_choose_series(
+    source: Path, protected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What rules leave out is left out, which without rules would be an error."""
+    copy = tmp_path / "in"
+    copy.mkdir()
+    for name, data in contents(protected).items():
+        (copy / Path(name).name).write_bytes(data)
+    (copy / "mr.dcm").write_bytes(Path(get_testdata_file("MR_small.dcm")).read_bytes())
+    assert main(["remove", "-i", str(copy), "-o", str(tmp_path / "none")]) == 1
+    assert "NotProtectedError" in told(capfd) and contents(tmp_path / "none") == {}
+    rules = tmp_path / "rules.json"
+    rules.write_text(json.dumps({"selections": [{"name": "CT", "conditions": {"Modality": "(?i)CT"}}]}))
+    monkeypatch.setenv(RULES_ENV, str(rules))
+    assert main(["remove", "-i", str(copy), "-o", str(tmp_path / "out")]) == 0
+    assert contents(tmp_path / "out") == {Path(name).name: data for name, data in contents(source).items()}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"selections": []}'])
+def test_rules_that_are_none_are_refused(
+    content: str, protected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rules = tmp_path / "rules.json"
+    rules.write_text(content)
+    monkeypatch.setenv(RULES_ENV, str(rules))
+    assert main(["remove", "-i", str(protected), "-o", str(tmp_path / "out")]) == 2
+    assert RULES_ENV in told(capfd) and not (tmp_path / "out").exists()
 
 
 def test_settings_may_all_come_from_the_environment(
@@ -255,3 +245,13 @@ def test_the_exit_status_is_that_of_the_process(protected: Path, tmp_path: Path,
     done = subprocess.run(command, env=variables, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "miadmark deploy: WrongKeyError" in done.stderr
     assert contents(tmp_path) == {}
+
+
+def test_the_page_example_of_an_own_app_runs(
+    source: Path, protected: Path, tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.setattr(sys, "argv", ["own.py", "-i", str(protected), "-o", str(tmp_path / "out")])
+    (tmp_path / "clinic.key").write_bytes((keys / "alice.key").read_bytes())
+    exec(compile(code, str(README), "exec"), {"__name__": "__main__"})
+    assert contents(tmp_path / "out") == contents(source)

@@ -103,8 +103,10 @@ class _FilesOperator(Operator):
         if self._all_files:
             self._check_complete(paths)
         worked = {path: self._named_work(path) for path in paths}
-        written = {} if self._output is None else self._write(worked, self._output)
-        return [self._rebuilt(study, worked, written) for study in selected]
+        targets = {} if self._output is None else self._targets(worked, self._output)
+        rebuilt = [self._rebuilt(study, worked, targets) for study in selected]
+        _write(worked, targets)  # the last thing that may fail
+        return rebuilt
 
     @abstractmethod
     def _work(self, source: ProtectedSource) -> _Worked:
@@ -117,41 +119,33 @@ class _FilesOperator(Operator):
         except MIADMarkError as error:
             raise type(error)(f"{path}: {error}") from error
 
-    def _check_complete(self, paths: dict[Path, None]) -> None:
+    def _check_complete(self, selected: dict[Path, None]) -> None:
         """Refuse where files of the input folder are not among those that were selected."""
-        known = {os.path.realpath(path) for path in paths}
-        missing = [
-            path
-            for path in sorted(self._input.rglob("*"))
-            if os.path.realpath(path) not in known and path.is_file() and _is_image_file(path)
-        ]
+        known = {os.path.realpath(path) for path in selected}
+        # As the loader goes through folders: links to folders are followed.
+        walked = os.walk(self._input, followlinks=True)
+        paths = sorted(Path(folder, name) for folder, _, names in walked for name in names)
+        missing = [p for p in paths if os.path.realpath(p) not in known and p.is_file() and _is_image_file(p)]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise UnsupportedImageError(
                 f"{missing[0]}{more}: left out by the DICOM loader (unreadable, or at the place of another slice)"
             )
 
-    def _write(self, worked: dict[Path, _Worked], folder: Path) -> dict[Path, Path]:
-        """Write all results or none; where each source's result is."""
-        outputs: dict[Path, bytes] = {}
-        written: dict[Path, Path] = {}
-        mode = 0o666
+    def _targets(self, worked: dict[Path, _Worked], folder: Path) -> dict[Path, Path]:
+        """Where each source's result is to be written."""
+        targets: dict[Path, Path] = {}
+        base = self._input.resolve()
         for path, result in worked.items():
             below = path.parent.resolve()
-            base = self._input.resolve()
             relative = below.relative_to(base) if below.is_relative_to(base) else Path()
-            target = folder / relative / safe_name(result.name)
-            if target in outputs:
-                raise FileExistsError(0, "two results have this name", str(target))
-            outputs[target], written[path] = result.data, target
-            mode &= result.mode | 0o600
-        for target in outputs:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_all([Output(target, data) for target, data in outputs.items()], mode=mode)
-        return written
+            targets[path] = folder / relative / safe_name(result.name)
+        if len(set(targets.values())) < len(targets):
+            raise UnsupportedImageError("two results would have the same name in the same folder")
+        return targets
 
     def _rebuilt(
-        self, selected: StudySelectedSeries, worked: dict[Path, _Worked], written: dict[Path, Path]
+        self, selected: StudySelectedSeries, worked: dict[Path, _Worked], targets: dict[Path, Path]
     ) -> StudySelectedSeries:
         """The selection of a study, made of results in place of their sources."""
         made: list[tuple[str, DICOMSeries]] = []
@@ -162,7 +156,7 @@ class _FilesOperator(Operator):
                 path = _path_of(instance)
                 data_set = pydicom.dcmread(io.BytesIO(worked[path].data))
                 # Not the source's name: a next operator would take that file for this image.
-                data_set.filename = str(written[path]) if path in written else None
+                data_set.filename = str(targets[path]) if path in targets else None
                 sets.append(data_set)
             series = DICOMSeries(str(sets[0].SeriesInstanceUID))
             self._reader.populate_series_attributes(series, sets[0])
@@ -246,6 +240,16 @@ class MIADMarkProtectOperator(_FilesOperator):
             source.data, source.path.name, self._recipients, self._marker, self._options, self._signer
         )
         return _Worked(protected.data, protected.name, source.mode)
+
+
+def _write(worked: dict[Path, _Worked], targets: dict[Path, Path]) -> None:
+    """Write all results or none, readable by nobody who could not read all sources."""
+    mode = 0o666
+    for path in targets:
+        mode &= worked[path].mode | 0o600
+    for target in targets.values():
+        target.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_all([Output(target, worked[path].data) for path, target in targets.items()], mode=mode)
 
 
 def _path_of(instance: Any) -> Path:
