@@ -46,6 +46,8 @@ SOURCES = {
 """Images of pydicom's wheel, and the option by which storescu proposes their transfer syntax: it offers one only."""
 
 ROOT = "1.2.826.0.1.3680043.8.498"
+STAND_IN = f"{ROOT}.99999999"
+"""In a pattern, where objects have UIDs of their own of the same length."""
 
 BATCH = 25
 """Objects that one run of storescu sends."""
@@ -88,13 +90,17 @@ def write_objects(folder: Path, count: int) -> dict[str, bytes]:
     patterns = []
     for name in SOURCES:
         source = pydicom.dcmread(str(pydicom.data.get_testdata_file(name, download=False)))
-        source.SOPInstanceUID = source.file_meta.MediaStorageSOPInstanceUID = f"{ROOT}.{0:08d}"
+        # What DCMTK's storescu would put right before it sends: this is about what the gateway gets.
+        source.pop("DataSetTrailingPadding", None)
+        if source.file_meta.TransferSyntaxUID.is_encapsulated:
+            source["PixelData"].VR = "OB"
+        source.SOPInstanceUID = source.file_meta.MediaStorageSOPInstanceUID = STAND_IN
         buffer = io.BytesIO()
         source.save_as(buffer)
         patterns.append(buffer.getvalue())
     for number in range(count):
         uid = f"{ROOT}.{10_000_000 + number}"
-        data = patterns[number // BATCH % len(patterns)].replace(f"{ROOT}.{0:08d}".encode(), uid.encode())
+        data = patterns[number // BATCH % len(patterns)].replace(STAND_IN.encode(), uid.encode())
         path = folder / f"{number // BATCH:04d}" / f"{number:06d}.dcm"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
