@@ -368,6 +368,7 @@ def test_what_slicer_calls(server: Server, realm: Realm, tmp_path: Path) -> None
     for user in ("anna", "paul"):
         archive = requests.get(f"{server.url}/datastore/dataset", headers=server.auth(user), timeout=60)
         assert archive.status_code == 200 and samples.nifti()[400:464] not in archive.content
+    assert server.left_in_temp() == []
     client.update_auth({"token_type": "Bearer", "access_token": realm.token("paul")})
     with pytest.raises(MONAILabelClientException, match="403"):
         client.infer("remove_mark", "slicer-t1", {})

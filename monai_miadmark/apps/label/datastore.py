@@ -112,6 +112,12 @@ class ProtectedDatastore(LocalDatastore):
         asked = whole if full_path else super().datalist(False)
         return [item for item, full in zip(asked, whole, strict=True) if self._audit.protected(Path(full["image"]))]
 
+    def get_dataset_archive(self, limit_cases: int | None) -> str:
+        """Path of an archive of protected images and labels, which is gone when the answer has been sent."""
+        path: str = super().get_dataset_archive(limit_cases)
+        remove_after_request(Path(path))
+        return path
+
     def status(self) -> dict[str, Any]:
         """Counts, for ``/info/``: ``unprotected`` are files of the folder that are not served."""
         with self._change:
