@@ -53,6 +53,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data_set = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
         data_set.PixelData = np.roll(data_set.pixel_array, 9 * index, axis=1).astype("<i2").tobytes()
         data_set.InstanceNumber = index + 1
+        del data_set.PatientSex  # should be there, at least empty; of real files many lack it
         x, y, z = data_set.ImagePositionPatient
         data_set.ImagePositionPatient = [x, y, z + 5 * index]
         data_set.SeriesInstanceUID = series

@@ -13,12 +13,16 @@ from typing import Any
 from holoscan.conditions import CountCondition
 from monai.deploy.core import AppContext, Application, Image, IOType
 from monai.deploy.operators.dicom_data_loader_operator import DICOMDataLoaderOperator
-from monai.deploy.operators.dicom_seg_writer_operator import DICOMSegmentationWriterOperator
 from monai.deploy.operators.dicom_series_selector_operator import DICOMSeriesSelectorOperator
 from monai.deploy.operators.dicom_utils import ModelInfo
 from monai.deploy.operators.monai_bundle_inference_operator import IOMapping, MonaiBundleInferenceOperator
 
-from monai_miadmark.apps.deploy.inference import ExactVolumeOperator, SegmentationBundle, find_bundle
+from monai_miadmark.apps.deploy.inference import (
+    ExactVolumeOperator,
+    SegmentationBundle,
+    WholeSegmentationWriterOperator,
+    find_bundle,
+)
 from monai_miadmark.apps.deploy.operators import SERIES, MIADMarkProtectOperator, MIADMarkRemoveOperator
 from monai_miadmark.apps.deploy.settings import (
     VERB_ENV,
@@ -98,7 +102,7 @@ class RestoreApp(_App):
             bundle_path=bundle.path,
             name="infer",
         )
-        write = DICOMSegmentationWriterOperator(
+        write = WholeSegmentationWriterOperator(
             self,
             segment_descriptions=bundle.descriptions(),
             output_folder=Path(context.output_path),

@@ -1,10 +1,11 @@
 # Copyright 2026 The monai_miadmark authors
 # SPDX-License-Identifier: Apache-2.0
-"""What stands between restored series and a DICOM segmentation: the bundle, and the volume that it is given."""
+"""What stands between restored series and a DICOM segmentation: the bundle, the volume that it is given, the writer."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +13,31 @@ from pathlib import Path
 import numpy as np
 from monai.deploy.core import AppContext, TorchScriptModel
 from monai.deploy.core.domain.dicom_series import DICOMSeries
-from monai.deploy.operators.dicom_seg_writer_operator import SegmentDescription
+from monai.deploy.operators.dicom_seg_writer_operator import DICOMSegmentationWriterOperator, SegmentDescription
 from monai.deploy.operators.dicom_series_to_volume_operator import DICOMSeriesToVolumeOperator
 from numpy.typing import NDArray
 from pydicom.sr.coding import Code
 
 from monai_miadmark.errors import UnsupportedImageError
+from monai_miadmark.files import atomic_write
 
-__all__ = ["ExactVolumeOperator", "SegmentationBundle", "find_bundle"]
+__all__ = ["ExactVolumeOperator", "SegmentationBundle", "WholeSegmentationWriterOperator", "find_bundle"]
 
 _TISSUE = Code("85756007", "SCT", "Tissue")
 _MAX_METADATA_BYTES = 1 << 20
 _LABEL_LENGTH = 64
+
+# What the writer copies from the first image of a series and cannot do without.
+_MAY_BE_EMPTY = (
+    "AccessionNumber",
+    "PatientBirthDate",
+    "PatientID",
+    "PatientName",
+    "PatientSex",
+    "StudyDate",
+    "StudyID",
+    "StudyTime",
+)
 
 
 @dataclass(frozen=True)
@@ -110,3 +124,29 @@ class ExactVolumeOperator(DICOMSeriesToVolumeOperator):
             alone.add_sop_instance(instance.get_native_sop_instance())
             slices.append(np.asarray(super().generate_voxel_data(alone), dtype=np.float32))
         return np.concatenate(slices)
+
+
+class WholeSegmentationWriterOperator(DICOMSegmentationWriterOperator):
+    """The SDK's operator, but the object is written whole or not at all, and images need not have empty attributes.
+
+    DICOM wants certain attributes to be there even if they are empty (type 2). Real files lack some of them, and the
+    SDK's operator then fails.
+    """
+
+    def create_dicom_seg(self, image: NDArray[np.uint8], dicom_series: DICOMSeries, output_dir: Path) -> None:
+        """Write the segmentation ``(D, H, W)`` of a series, whose data sets are made complete in memory.
+
+        Raises:
+            OSError: nothing was written.
+        """
+        for instance in dicom_series.get_sop_instances():
+            data_set = instance.get_native_sop_instance()
+            for keyword in _MAY_BE_EMPTY:
+                if keyword not in data_set:
+                    setattr(data_set, keyword, "")
+        with tempfile.TemporaryDirectory() as folder:
+            super().create_dicom_seg(image, dicom_series, Path(folder))
+            (made,) = Path(folder).iterdir()
+            data = made.read_bytes()
+        output_dir.mkdir(parents=True, exist_ok=True)
+        atomic_write(output_dir / made.name, data)
