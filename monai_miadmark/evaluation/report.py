@@ -16,6 +16,9 @@ __all__ = ["mean_over", "read_results", "table", "write_json", "write_tables"]
 
 Row = Mapping[str, Any]
 
+OVERVIEW = "All evaluations"
+"""Title of the table that compares them."""
+
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
     """Write through a temporary name, so that a run that is cut off leaves no half of a file.
@@ -60,7 +63,7 @@ def table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 def write_tables(folder: str | os.PathLike[str]) -> str:
     """Tables of all results in a folder, as Markdown; written to ``FOLDER/tables.md`` as well."""
     results = read_results(folder)
-    parts = []
+    parts = [f"### {OVERVIEW}\n", overview] if (overview := _overview(results)) else []
     for title, group in _groups(results).items():
         rows = [row for result in group for row in result["rows"]]
         datasets = sorted({row["dataset"] for row in rows})
@@ -79,6 +82,40 @@ def write_tables(folder: str | os.PathLike[str]) -> str:
     text = "\n".join(parts)
     (Path(folder) / "tables.md").write_text(text)
     return text
+
+
+def _overview(results: Sequence[dict[str, Any]]) -> str:
+    """Evaluations down, in one line each: means over models and data sets. Empty if there is only one."""
+    lines = []
+    for title, group in _groups(results).items():
+        rows = [row for result in group for row in result["rows"] if not row.get("method")]
+        figures = [{"dataset": result["dataset"], **result["figures"]} for result in group if result.get("figures")]
+        if not rows or not figures:
+            continue
+        plain = [row for row in rows if not row["remover"]]
+        box = {name: [row for row in plain if row["setting"] == name] for name in ("white box", "black box")}
+        filtered = [row for row in rows if row["setting"] == "black box" and row["remover"]]
+        by_filter = [mean_over([r for r in filtered if r["remover"] == n], "protected") for n in _names(filtered)]
+        best = max((value for value in by_filter if value is not None), default=None)
+        quality = [(mean_over(figures, key), form) for key, (_, form) in _FIGURES.items() if key in _OVERVIEW_FIGURES]
+        lines.append(
+            [
+                title,
+                ", ".join(f"{result.get('images', '?')} {result['dataset']}" for result in group),
+                *(_cell(chosen) for chosen in box.values()),
+                "" if best is None else f"{100 * best:.1f} %",
+                *("" if value is None else form.format(value) for value, form in quality),
+            ]
+        )
+    heads = [_FIGURES[key][0] for key in _FIGURES if key in _OVERVIEW_FIGURES]
+    if len(lines) < 2:
+        return ""
+    return table(["evaluation", "images", "white box", "black box", "black box, best filter", *heads], lines)
+
+
+def _names(rows: Iterable[Row]) -> list[str]:
+    """Removers, each once."""
+    return list(dict.fromkeys(row["remover"] for row in rows))
 
 
 def _groups(results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -169,6 +206,8 @@ _FIGURES = {
     "record_bytes": ("record", "{:.0f} bytes"),
     "seconds_per_image": ("time an image", "{:.2f} s"),
 }
+
+_OVERVIEW_FIGURES = ("psnr_outside_logo", "ssim_outside_logo", "ssim_region", "restored_identical")
 
 
 def _figures_table(figures: Mapping[str, Mapping[str, float | None]]) -> str:
