@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any
 
 from monai_miadmark.engines import PROCESS_DIED, Engine, Outcome
 from monai_miadmark.files import SIDECAR_SUFFIX, TEMPORARY_SUFFIX, Stamp, instance_uid, is_leftover, stamp_file
 from monai_miadmark.locking import LOCK_NAME, FolderLock
 from monai_miadmark.manifest import MANIFEST_NAME, Entry, Manifest, ManifestError, Settings
+from monai_miadmark.stores import RemotePath
 from monai_miadmark.tasks import Draft, Failure, Job, Task
 
 __all__ = ["BatchError", "ClashError", "Plan", "Report", "plan", "run_jobs"]
@@ -37,7 +39,7 @@ class Plan:
     """What there is to do, and what was found that cannot be done.
 
     Attributes:
-        out: the output folder.
+        out: the output folder; may be one of a store.
         jobs: in the order of their sources.
         failures: things that are no files to work on.
     """
@@ -73,8 +75,11 @@ def plan(
     outside gets in. Sidecars belong to the file beside them and are no sources of their own. An output folder inside a
     source folder is left out.
 
+    Of objects in a store only names are looked at, because every look inside is a request: results that meet are
+    noticed when they are made, and instances that are there twice are not noticed.
+
     Args:
-        sources: files and folders.
+        sources: files and folders, of this machine or of a store.
         out: the output folder; need not exist.
         name: gives the name of a file's result, ``None`` where only work on it will tell.
         unique_instances: let only the first DICOM file of each SOP Instance UID pass: an archive would take one for the
@@ -92,18 +97,21 @@ def plan(
     jobs: list[Job] = []
     failures: list[Failure] = []
     for source in dict.fromkeys(sources):
-        if source.is_dir():
-            if out.exists() and source.samefile(out):
-                raise BatchError(f"the output folder {out} is the input folder: choose another")
-            for path, relative, error in _walk(source, out):
-                if error is None:
-                    jobs.append(Job(path, out / relative.parent))
-                else:
-                    failures.append(Failure.of(path, error))
-        elif (error := _not_a_file(source)) is not None:
-            failures.append(Failure.of(source, error))
-        else:
-            jobs.append(Job(source, out))
+        try:
+            if source.is_dir():
+                if _is_same_folder(source, out):
+                    raise BatchError(f"the output folder {out} is the input folder: choose another")
+                for path, relative, error in _walk(source, out):
+                    if error is None:
+                        jobs.append(Job(path, out / relative.parent))
+                    else:
+                        failures.append(Failure.of(path, error))
+            elif (error := _not_a_file(source)) is not None:
+                failures.append(Failure.of(source, error))
+            else:
+                jobs.append(Job(source, out))
+        except OSError as failed:  # a store that does not answer
+            failures.append(Failure.of(source, failed))
     apart, clashes = _apart(jobs, name, unique_instances)
     return Plan(out, tuple(apart), (*failures, *clashes))
 
@@ -115,6 +123,7 @@ def run_jobs(
     *,
     resume: bool = False,
     verify: bool = False,
+    noted: Path | None = None,
     report: Report | None = None,
     failed: Callable[[Failure], None] = lambda failure: None,
     step: Callable[[], None] = lambda: None,
@@ -127,6 +136,8 @@ def run_jobs(
         engine: who does it.
         resume: leave out what the manifest says is done, as far as it still holds, and take away what killed runs left.
         verify: with ``resume``, trust digests only; otherwise size and time of last change are enough, where both hold.
+        noted: folder of this machine for manifest and lock; needed where the output folder is one of a store, which
+            has neither locks nor files that grow. Default: the output folder.
         report: to be filled; made here if not given.
         failed: is told of each failure when it happens.
         step: is called after each file.
@@ -136,19 +147,22 @@ def run_jobs(
         LockedError: another run works in the folder.
         UnfitError: the task cannot be done at all.
         OSError: the folder or its manifest cannot be written to.
-        ValueError: a key file is none.
+        ValueError: a key file is none, or the output folder is one of a store and ``noted`` is not given.
     """
+    notes = planned.out if noted is None else noted
+    if isinstance(notes, RemotePath):
+        raise ValueError("a store cannot hold manifest and lock: a folder of this machine is needed for them")
     report = Report() if report is None else report
     start = time.monotonic()
     try:
         if planned.jobs:
-            settings = Settings(task.verb, task.settings())
+            settings = Settings(task.verb, _settings(planned, task))
             with (
-                FolderLock(planned.out, task.verb) as lock,
-                Manifest(planned.out, settings, read=resume) as manifest,
+                FolderLock(notes, task.verb) as lock,
+                Manifest(notes, settings, read=resume) as manifest,
             ):
                 if resume:
-                    task = _continued(task, manifest)
+                    task = _continued(task, manifest, planned.out)
                 run = _Run(planned, manifest, report, resume and verify, failed, step)
                 run.work(task, engine, lock.descriptor, clean=resume)
         else:
@@ -160,19 +174,24 @@ def run_jobs(
     return report
 
 
-def _continued(task: Task, manifest: Manifest) -> Task:
+def _settings(planned: Plan, task: Task) -> dict[str, Any]:
+    """What results depend on; a manifest that lies elsewhere also says whose it is."""
+    settings = task.settings()
+    return {**settings, "out": str(planned.out)} if isinstance(planned.out, RemotePath) else settings
+
+
+def _continued(task: Task, manifest: Manifest, out: Path) -> Task:
     """The task in step with what it did before; refuses to go on with a job that has other settings."""
     now, earlier = manifest.settings, manifest.earlier
     if earlier is None:
         return task
     if now.key == earlier.key:
-        folder = manifest.path.parent
         entries = (entry for entry in manifest.finished.values() if entry.settings == now.key)
-        done = next((path for entry in entries if (path := folder / entry.outputs[-1][0]).is_file()), None)
+        done = next((path for entry in entries if (path := out / entry.outputs[-1][0]).is_file()), None)
         try:
             return task if done is None else task.continued(done)
         except ValueError as error:
-            raise ManifestError(f"cannot go on with the job in {folder}: {error}") from error
+            raise ManifestError(f"cannot go on with the job in {out}: {error}") from error
     if now.verb != earlier.verb:
         raise ManifestError(
             f"the job in {manifest.path.parent} is {earlier.verb}, not {now.verb}: cannot go on with it"
@@ -199,6 +218,8 @@ class _Run:
         self.failed, self.step = failed, step
         self.inputs = {job.source.resolve() for job in planned.jobs}
         self.claims: dict[Path, Path] = {}
+        self.lost: dict[Path, list[Draft]] = {}
+        """By source: what was about to be written by workers that died and were replaced."""
 
     def work(self, task: Task, engine: Engine, lock: int, clean: bool) -> None:
         """Do all that is left to do."""
@@ -211,8 +232,8 @@ class _Run:
             with closing(engine.run(task, self._left(), self._admit, [lock])) as outcomes:
                 for outcome in outcomes:
                     died = died or (outcome.failure is not None and outcome.failure.kind == PROCESS_DIED)
-                    self._settle(outcome)
-                    self.step()
+                    if self._settle(outcome, engine):
+                        self.step()
         except BaseException:
             died = True
             raise
@@ -222,7 +243,7 @@ class _Run:
 
     def _name(self, source: Path, folder: Path) -> str:
         """How the manifest names a source."""
-        return (folder.relative_to(self.planned.out) / source.name).as_posix()
+        return PurePosixPath(*folder.relative_to(self.planned.out).parts, source.name).as_posix()
 
     def _left(self) -> Iterator[Job]:
         """Jobs that are left to do; those that are done are noted on the way."""
@@ -254,19 +275,16 @@ class _Run:
 
     def _adopted(self, job: Job, name: str) -> Path | None:
         """The result of a source whose run died before it could say that it is in place, if it is."""
-        entry = self.manifest.intended.get(name)
-        if entry is None or entry.settings != self.manifest.settings.key:
-            return None
-        outputs = self._paths(entry)
-        whole = {path: found for path, stamp in outputs.items() if (found := _whole(path, stamp)) is not None}
-        if len(whole) == len(outputs) and _same(job.source, entry.source, always=True):
-            self.manifest.done(name, entry.source, self._relative(whole), {**entry.facts, "adopted": True}, None)
-            return self._claim(job.source, whole)
-        if len(whole) < len(outputs):
-            # Half of a pair, or a name that was reserved: the digest, or that it is empty, says that it is ours.
-            for path in outputs:
-                if path in whole or _is_empty(path):
-                    path.unlink()
+        for entry in reversed(self.manifest.intended.get(name, ())):
+            if entry.settings != self.manifest.settings.key:
+                continue
+            outputs = self._paths(entry)
+            whole = _whole_ones(outputs)
+            if len(whole) == len(outputs) and _same(job.source, entry.source, always=True):
+                self.manifest.done(name, entry.source, self._relative(whole), {**entry.facts, "adopted": True}, None)
+                return self._claim(job.source, whole)
+            if len(whole) < len(outputs):
+                _take_away_half(outputs, whole)
         return None
 
     def _admit(self, job: Job, draft: Draft) -> None:
@@ -278,34 +296,42 @@ class _Run:
                 raise ClashError(f"{path} is an input of this job")
             if (other := self.claims.get(place)) is not None:
                 raise ClashError(f"{path} is the result of {other} already")
-        outputs = {product.path: Stamp(product.sha256, product.size, 0) for product in draft.products}
+        outputs = _stamps(draft)
         self.manifest.intend(self._name(job.source, job.folder), draft.source, self._relative(outputs), draft.facts)
         self._claim(job.source, outputs)
 
-    def _settle(self, outcome: Outcome) -> None:
-        """Note what became of a job."""
+    def _settle(self, outcome: Outcome, engine: Engine) -> bool:
+        """Note what became of a job; ``False`` if it is not over, because the engine tries it once more."""
         job, draft, failure, seconds = outcome
         name = self._name(job.source, job.folder)
-        if draft is not None:
-            outputs = {product.path: Stamp(product.sha256, product.size, 0) for product in draft.products}
-            # Who wrote them may have died before it could say so; then what is on disk decides.
-            whole = failure is None or (
-                failure.kind == PROCESS_DIED and all(_whole(path, stamp) for path, stamp in outputs.items())
-            )
-            try:
-                if whole:
-                    written = {p: stamp._replace(mtime_ns=os.stat(p).st_mtime_ns) for p, stamp in outputs.items()}
-                    self.manifest.done(name, draft.source, self._relative(written), draft.facts, seconds)
-                    self.report.done.append((job.source, draft.products[-1].path))
-                    return
-            except OSError as error:
-                text = f"written, but not noted in the manifest: {error.strerror} (--resume will take it up)"
-                failure = Failure(job.source, type(error).__name__, text)
-            else:
-                for path in outputs:
-                    self.claims.pop(path.parent.resolve() / path.name, None)
+        died = failure is not None and failure.kind == PROCESS_DIED
+        lost = self.lost.pop(job.source, [])
+        if draft is not None and died:
+            lost.append(draft)
+        try:
+            # Who wrote it may have died before it could say so; then what is on disk decides.
+            for written in [draft] if draft is not None and failure is None else reversed(lost):
+                stamps = _stamps(written)
+                if failure is None or len(_whole_ones(stamps)) == len(stamps):
+                    placed = {p: stamp._replace(mtime_ns=p.stat().st_mtime_ns) for p, stamp in stamps.items()}
+                    self.manifest.done(name, written.source, self._relative(placed), written.facts, seconds)
+                    self.report.done.append((job.source, self._claim(job.source, stamps)))
+                    return True
+        except OSError as error:
+            text = f"written, but not noted in the manifest: {error.strerror} (--resume will take it up)"
+            failure, died = Failure(job.source, type(error).__name__, text), False
+        else:
+            for path in () if draft is None else _stamps(draft):
+                self.claims.pop(path.parent.resolve() / path.name, None)
+        if died and engine.again(job):
+            for begun in map(_stamps, lost):
+                with suppress(OSError):  # what stays is in the way of the next attempt, which then says so
+                    _take_away_half(begun, _whole_ones(begun))
+            self.lost[job.source] = lost
+            return False
         if failure is not None:
             self._note_failure(failure, name, seconds)
+        return True
 
     def _note_failure(self, failure: Failure, name: str, seconds: float) -> None:
         """A file that is not done."""
@@ -326,10 +352,13 @@ class _Run:
 
     def _relative(self, outputs: Mapping[Path, Stamp]) -> dict[str, Stamp]:
         """Outputs as the manifest names them."""
-        return {path.relative_to(self.planned.out).as_posix(): stamp for path, stamp in outputs.items()}
+        out = self.planned.out
+        return {PurePosixPath(*path.relative_to(out).parts).as_posix(): stamp for path, stamp in outputs.items()}
 
     def _clean(self) -> None:
         """Take away what killed runs left of files that they had not finished."""
+        if isinstance(self.planned.out, RemotePath):
+            return  # a store shows nothing that is not whole
         for folder in {self.planned.out, *(job.folder for job in self.planned.jobs)}:
             with suppress(OSError):
                 for entry in list(os.scandir(folder)):
@@ -341,10 +370,12 @@ class _Run:
 def _same(path: Path, stamp: Stamp, always: bool) -> bool:
     """Whether a file is what it was: by size and time, else (or ``always``) by its digest; ``False`` if it is gone."""
     try:
-        status = os.stat(path)
+        status = path.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size != stamp.size:
             return False
-        return (not always and status.st_mtime_ns == stamp.mtime_ns) or stamp_file(path).sha256 == stamp.sha256
+        # A time of 0 says that nobody knows it.
+        unchanged = not always and status.st_mtime_ns == stamp.mtime_ns != 0
+        return unchanged or stamp_file(path).sha256 == stamp.sha256
     except FileNotFoundError:
         return False
 
@@ -352,7 +383,7 @@ def _same(path: Path, stamp: Stamp, always: bool) -> bool:
 def _whole(path: Path, stamp: Stamp) -> Stamp | None:
     """The stamp of an output on disk, if it is the one that was intended."""
     try:
-        if os.lstat(path).st_size != stamp.size:
+        if path.lstat().st_size != stamp.size:
             return None
         found = stamp_file(path)
     except OSError:
@@ -360,16 +391,58 @@ def _whole(path: Path, stamp: Stamp) -> Stamp | None:
     return found if found.sha256 == stamp.sha256 else None
 
 
+def _stamps(draft: Draft) -> dict[Path, Stamp]:
+    """Outputs of a draft; their times are not known."""
+    return {product.path: Stamp(product.sha256, product.size, 0) for product in draft.products}
+
+
+def _whole_ones(outputs: Mapping[Path, Stamp]) -> dict[Path, Stamp]:
+    """Outputs that are on disk and are those that were intended, with their stamps."""
+    return {path: found for path, stamp in outputs.items() if (found := _whole(path, stamp)) is not None}
+
+
+def _take_away_half(outputs: Iterable[Path], whole: Iterable[Path]) -> None:
+    """Delete half of a pair, or a name that was reserved: the digest, or that it is empty, says that it is ours."""
+    for path in outputs:
+        if path in whole or _is_empty(path):
+            path.unlink()
+
+
 def _is_empty(path: Path) -> bool:
     """Whether a file of this name is there and holds nothing."""
+    if isinstance(path, RemotePath):
+        return False  # nothing reserves names in a store: an empty object is somebody's
     with suppress(OSError):
-        status = os.lstat(path)
+        status = path.lstat()
         return stat.S_ISREG(status.st_mode) and status.st_size == 0
     return False
 
 
-def _walk(folder: Path, out: Path) -> Iterator[tuple[Path, Path, OSError | None]]:
+def _is_same_folder(source: Path, out: Path) -> bool:
+    """Whether the output folder is a source folder."""
+    if isinstance(source, RemotePath) or isinstance(out, RemotePath):
+        return source == out
+    return out.exists() and source.samefile(out)
+
+
+def _walk_store(folder: RemotePath, out: Path) -> Iterator[tuple[Path, PurePath, OSError | None]]:
+    """All objects below a folder of a store, as :func:`_walk` gives those of a disk."""
+    found = list(folder.walk_objects())
+    present = {str(path) for path, _ in found}
+    for path, status in found:
+        name = str(path)
+        is_sidecar = name.endswith(SIDECAR_SUFFIX) and name.removesuffix(SIDECAR_SUFFIX) in present
+        if is_sidecar or path.name in _OWN_FILES or out in path.parents:
+            continue
+        error = None if status is not None else OSError(errno.EINVAL, "a key that is no path", name)
+        yield path, PurePosixPath(*path.relative_to(folder).parts), error
+
+
+def _walk(folder: Path, out: Path) -> Iterator[tuple[Path, PurePath, OSError | None]]:
     """All files of a folder, sorted: path, path below the folder, and why it is no source."""
+    if isinstance(folder, RemotePath):
+        yield from _walk_store(folder, out)
+        return
     root, skipped = folder.resolve(), out.resolve()
     errors: list[OSError] = []
     for base, folders, names in os.walk(folder, onerror=errors.append):
@@ -427,13 +500,14 @@ def _apart(
     apart: list[Job] = []
     failures: list[Failure] = []
     for job in jobs:
-        result_name = name(job.source)
+        remote = isinstance(job.source, RemotePath)
+        result_name = None if remote else name(job.source)
         folder = job.folder.resolve()
         result = None if result_name is None else folder / result_name
         if result is not None and (taken := inputs.get(result)) is not None:
             shown = job.folder / result.name
             raise BatchError(f"{job.source} would become {shown}, which is the input {taken}: choose another folder")
-        uid = instance_uid(job.source) if unique_instances else None
+        uid = instance_uid(job.source) if unique_instances and not remote else None
         if result is not None and (other := results.get(result)) is not None:
             reason = f"would become {job.folder / result.name}, as {other} does: use one output folder for each"
         elif (other := names.get(folder / job.source.name)) is not None:

@@ -93,6 +93,14 @@ class Engine(Protocol):
         """
         ...
 
+    def again(self, job: Job) -> bool:
+        """Take a job back whose process died, which is to be done once more; asked between outcomes.
+
+        Returns:
+            ``False`` if this engine does not do so, or has tried it often enough.
+        """
+        ...
+
 
 def usable_cores() -> int:
     """Cores that this process may use."""
@@ -111,6 +119,10 @@ class SerialEngine:
             start = time.monotonic()
             draft, failure = _attempt(work, job, lambda draft, job=job: admit(job, draft))  # type: ignore[misc]
             yield Outcome(job, draft, failure, time.monotonic() - start)
+
+    def again(self, job: Job) -> bool:
+        """Never asked: where this process dies, nobody is left to ask."""
+        return False
 
 
 class ProcessEngine:
@@ -158,6 +170,10 @@ class ProcessEngine:
         finally:
             if not orderly:
                 _end(list(workers.values()))
+
+    def again(self, job: Job) -> bool:
+        """Never: on one machine it is most likely the file that its process dies of."""
+        return False
 
 
 class WorkerProcess:

@@ -37,6 +37,7 @@ from monai_miadmark.marking import Marker
 from monai_miadmark.masks import read_mask
 from monai_miadmark.options import ProtectOptions
 from monai_miadmark.seal import EnvelopeInfo
+from monai_miadmark.stores import RemotePath, put_all
 
 __all__ = [
     "SIDECAR_SUFFIX",
@@ -203,11 +204,15 @@ def safe_name(name: str) -> str:
 
 @contextlib.contextmanager
 def open_regular(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
-    """A regular file, open for reading in a context, and its status.
+    """A regular file, open for reading in a context, and its status; an object of a store is read as a whole.
 
     Raises:
         OSError: it cannot be read or is not a regular file.
     """
+    if isinstance(path, RemotePath):
+        status = path.stat()
+        yield io.BytesIO(path.read_bytes()), status
+        return
     # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
     with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as stream:
         status = os.fstat(stream.fileno())
@@ -249,8 +254,8 @@ def instance_uid(path: Path) -> str | None:
 
 def protected_name(path: Path) -> str:
     """Name that the protected form of a file will have, from its first bytes; unreadable files keep theirs."""
-    with contextlib.suppress(MIADMarkError, OSError, ValueError):
-        return carrier_for(_read(path, _HEAD_BYTES).data, path.name).output_name(path.name)
+    with contextlib.suppress(OSError):
+        return _protected_name(_read(path, _HEAD_BYTES).data, path.name)
     return path.name
 
 
@@ -283,7 +288,7 @@ def make_protected(
     """Protect one file in memory.
 
     Args:
-        src: a DICOM, NIfTI, PNG or JPEG file; never changed.
+        src: a DICOM, NIfTI, PNG or JPEG file, or an object of a store; never changed.
         folder: where the protected file is to go, under the name of the source (``.png`` for ``.jpg``).
         recipients: who may restore it.
         marker: makes the mark.
@@ -303,9 +308,10 @@ def make_protected(
     """
     if sidecar_path(src).exists():
         raise UnsupportedImageError("the image is protected already (its record lies beside it)")
-    _check_free(folder / protected_name(src), overwrite)
     content = _read(src)
     data = content.data
+    expected = folder / _protected_name(data, src.name)
+    _check_free(expected, overwrite)
     if mask is not None:
         options = replace(options, region=read_mask(_read(mask).data, mask.name, data, src.name))
     watch = InkWatch(marker)
@@ -321,7 +327,8 @@ def make_protected(
     )
     path = folder / safe_name(result.name)
     _check_apart(path, src)
-    _check_free(path, overwrite)
+    if path != expected:
+        _check_free(path, overwrite)
     outputs = [Output(path, result.data)]
     if record != "inside":
         outputs.insert(0, Output(sidecar_path(path), result.envelope))
@@ -528,22 +535,34 @@ def _read(path: Path, size: int = -1) -> _Content:
         return _Content(stream.read(size), stat.S_IMODE(status.st_mode) & 0o777, status.st_mtime_ns)
 
 
+def _protected_name(data: bytes, name: str) -> str:
+    """Name of the protected form of a file that begins with ``data``; its own if it is of no known format."""
+    with contextlib.suppress(MIADMarkError, ValueError):
+        return carrier_for(data[:_HEAD_BYTES], name).output_name(name)
+    return name
+
+
 def _check_free(path: Path, overwrite: bool) -> None:
     """Refuse an output that exists before any work is done for it; writing checks again."""
     if not overwrite:
         for taken in (path, sidecar_path(path)):
-            if os.path.lexists(taken):
+            if taken.exists() or taken.is_symlink():
                 raise FileExistsError(errno.EEXIST, "the output exists (--overwrite replaces it)", str(taken))
 
 
 def _check_apart(path: Path, src: Path) -> None:
     """Refuse to write over the input, under whatever name it is reached."""
-    if path.exists() and path.samefile(src):
+    remote = isinstance(path, RemotePath) or isinstance(src, RemotePath)
+    if path == src if remote else path.exists() and path.samefile(src):
         raise FileExistsError(errno.EEXIST, "the output is the input itself", str(path))
 
 
 def _write(outputs: Sequence[Output], overwrite: bool, mode: int) -> None:
     """Write outputs of one folder, which is made if it is missing."""
+    remote = [(output.path, output.data) for output in outputs if isinstance(output.path, RemotePath)]
+    if remote:
+        put_all(remote, overwrite)
+        return
     outputs[0].path.parent.mkdir(parents=True, exist_ok=True)
     if any(output.path.is_dir() for output in outputs):
         raise IsADirectoryError(errno.EISDIR, "the output is a folder", str(outputs[-1].path))

@@ -40,6 +40,9 @@ _MAX_LINE_BYTES = 1 << 20
 _LINES_AT_ONCE = 2
 """Lines that are appended in one step, at most."""
 
+_MAX_INTENTS = 8
+"""As many intents of one source are remembered: more than a file is tried, in more than one run."""
+
 _OPENING = b'{"schema"'
 """How every line begins."""
 
@@ -91,7 +94,8 @@ class Manifest:
 
     Attributes:
         finished: by source: the outputs that were last said to be in place. Empty without ``read``.
-        intended: by source: an intent after which they were not said to be in place. Empty without ``read``.
+        intended: by source: the intents after which they were not said to be in place, the last one last; several
+            where a worker that was given up may still have written what it was about to. Empty without ``read``.
         earlier: settings of the last run; ``None`` if there is none, or without ``read``.
 
     Raises:
@@ -103,7 +107,7 @@ class Manifest:
         self.path = folder / MANIFEST_NAME
         self.settings = settings
         self.finished: dict[str, Entry] = {}
-        self.intended: dict[str, Entry] = {}
+        self.intended: dict[str, tuple[Entry, ...]] = {}
         self.earlier: Settings | None = None
         self._begun = False
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -284,7 +288,8 @@ class Manifest:
                     if not stamps:
                         raise ValueError("nothing is intended")
                     facts = {name: line["facts"].get(name) for name in ("recipients", "signer", "quality")}
-                    self.intended[source] = Entry(key, _stamp(line, "source_"), stamps, facts)
+                    entry = Entry(key, _stamp(line, "source_"), stamps, facts)
+                    self.intended[source] = (*self.intended.get(source, ())[-_MAX_INTENTS + 1 :], entry)
                 else:
                     raise ValueError("neither run, intent nor file")
             except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -35,6 +35,7 @@ __all__ = [
     "ResealTask",
     "Task",
     "UnfitError",
+    "carries_secret",
     "default_marker",
     "drafted",
 ]
@@ -51,7 +52,7 @@ class Job(NamedTuple):
     """A file to be worked on.
 
     Attributes:
-        source: the file.
+        source: the file, or object of a store.
         folder: where its result goes, below the output folder as the source is below its own.
     """
 
@@ -85,7 +86,8 @@ class Failure(NamedTuple):
         elif isinstance(error, OSError):
             where = error.filename2 or error.filename
             text = error.strerror or str(error) or type(error).__name__
-            reason = text if where is None or Path(str(where)) == path else f"{text}: {where}"
+            told = where is None or str(where) == str(path) or Path(str(where)) == path
+            reason = text if told else f"{text}: {where}"
         elif isinstance(error, ValueError):
             reason = str(error)
         elif isinstance(error, MemoryError):
@@ -369,6 +371,17 @@ class ResealTask(_Opening):
             return reseal(job, last)
 
         return work
+
+
+def carries_secret(task: object) -> bool:
+    """Whether a passphrase travels with a task, its own or that of a key file."""
+    if isinstance(task, tuple):
+        return any(carries_secret(part) for part in task)
+    if not is_dataclass(task):
+        return False
+    if getattr(task, "passphrase", None) is not None:
+        return True
+    return any(carries_secret(getattr(task, part.name)) for part in fields(task))
 
 
 def drafted(made: Made) -> Draft:
