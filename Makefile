@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
 	$(PIP) hatchling
-	$(PIP) --no-build-isolation -e '.[dev,demo,pretrained,evaluation,dicom,gateway,tiff,interop,report,completion]'
+	$(PIP) --no-build-isolation -e '.[dev,demo,pretrained,evaluation,dicom,gateway,tiff,interop,report,completion,ray,remote,store]'
 	touch $@
 
 demo: $(STAMP) ## protect and restore real images, with a picture of it

@@ -13,8 +13,9 @@ from monai_miadmark import __version__
 from monai_miadmark.files import SIDECAR_SUFFIX
 from monai_miadmark.keys import HPKE_KINDS, SIGNATURE_KINDS
 from monai_miadmark.options import PRESETS
+from monai_miadmark.stores import parse_place
 
-__all__ = ["MAX_DEFAULT_JOBS", "PASSPHRASE_ENV", "UsageError", "command_line"]
+__all__ = ["MAX_DEFAULT_JOBS", "PASSPHRASE_ENV", "UsageError", "command_line", "place"]
 
 KEY_ID_BYTES = 16
 
@@ -405,8 +406,12 @@ def _add_one_file(parser: _Parser) -> None:
 
 def _add_batch(parser: _Parser) -> None:
     """Sources and output folder."""
-    parser.add_argument("sources", nargs="+", type=Path, metavar="SRC", help="files, or folders that are walked")
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="output folder; made if missing")
+    parser.add_argument(
+        "sources", nargs="+", type=place, metavar="SRC", help="files, or folders that are walked; s3:// URLs too"
+    )
+    parser.add_argument(
+        "-o", "--out", type=place, required=True, metavar="OUT", help="output folder; made if missing; an s3:// URL too"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     parser.add_argument(
         "--jobs",
@@ -420,6 +425,19 @@ def _add_batch(parser: _Parser) -> None:
     parser.add_argument(
         "--verify", action="store_true", help="with --resume: compare digests, not only sizes and times of change"
     )
+    where = parser.add_argument_group("many machines (docs/scale-out.md)")
+    where.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="processes here (default), or actors of a Ray cluster",
+    )
+    where.add_argument(
+        "--address", metavar="ADDR", help="of the Ray cluster, HOST:PORT or auto (default: Ray is started for the job)"
+    )
+    where.add_argument(
+        "--manifest", type=Path, metavar="DIR", help="folder here for manifest and lock; needed where OUT is a URL"
+    )
 
 
 def _add_identities(parser: _Parser) -> None:
@@ -431,6 +449,14 @@ def _add_identities(parser: _Parser) -> None:
 def _add_keys(parser: argparse._ActionsContainer, short: str, long: str, name: str, text: str) -> None:
     """A list of key files."""
     parser.add_argument(short, long, action="append", default=[], type=Path, metavar=name, help=text)
+
+
+def place(text: str) -> Path:
+    """A path, or a URL."""
+    try:
+        return parse_place(text)
+    except (ModuleNotFoundError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _positive(text: str) -> int:

@@ -20,6 +20,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -28,16 +29,18 @@ from tqdm import tqdm
 from monai_miadmark import batch, files, gateway, keys
 from monai_miadmark import doctor as examination
 from monai_miadmark import preview as previews
-from monai_miadmark.arguments import MAX_DEFAULT_JOBS, PASSPHRASE_ENV, UsageError, command_line
+from monai_miadmark.arguments import MAX_DEFAULT_JOBS, PASSPHRASE_ENV, UsageError, command_line, place
 from monai_miadmark.engines import Engine, ProcessEngine, SerialEngine, usable_cores
 from monai_miadmark.errors import MIADMarkError
 from monai_miadmark.locking import LockedError
 from monai_miadmark.logo import BUILT_IN_LOGOS, draw_logo
 from monai_miadmark.manifest import ManifestError
 from monai_miadmark.options import PRESETS, ProtectOptions
+from monai_miadmark.ray_engine import RayEngine
 from monai_miadmark.reporting import evaluation_report, job_report
 from monai_miadmark.reporting.page import PageError, missing_packages
 from monai_miadmark.sidecars import find_sidecars
+from monai_miadmark.stores import RemotePath
 from monai_miadmark.tasks import (
     Failure,
     KeyFile,
@@ -46,6 +49,7 @@ from monai_miadmark.tasks import (
     ResealTask,
     Task,
     UnfitError,
+    carries_secret,
     default_marker,
 )
 
@@ -446,7 +450,7 @@ def _complete_paths(parser: ArgumentParser, how: object) -> None:
         if isinstance(action.choices, dict):
             for verb in action.choices.values():
                 _complete_paths(verb, how)
-        elif action.type is Path:
+        elif action.type in (Path, place):
             action.complete = how  # type: ignore[attr-defined]
 
 
@@ -474,6 +478,7 @@ def _plan(options: Namespace, name: Callable[[Path], str | None]) -> batch.Plan:
     """Files to work on."""
     if options.verify and not options.resume:
         raise UsageError("--verify is for --resume", "use miadmark verify FILE to check a protected file")
+    _check_notes(options)
     try:
         # Restoring is never barred: restored files are what they were, copies among them.
         unique = options.run is not _remove
@@ -489,8 +494,7 @@ def _run(options: Namespace, task: Task, name: Callable[[Path], str | None], don
     """Work on files, with a progress bar on a terminal, and sum up."""
     planned = _plan(options, name)
     wishes = _wishes(options, task)
-    processes = min(options.jobs or min(usable_cores(), MAX_DEFAULT_JOBS), len(planned.jobs))
-    engine: Engine = ProcessEngine(processes, options.verbose) if processes > 1 else SerialEngine()
+    engine = _engine(options, task, len(planned.jobs))
     report = batch.Report()
 
     def failed(failure: Failure) -> None:
@@ -504,6 +508,7 @@ def _run(options: Namespace, task: Task, name: Callable[[Path], str | None], don
                 engine,
                 resume=options.resume,
                 verify=options.verify,
+                noted=options.manifest,
                 report=report,
                 failed=failed,
                 step=bar.update,
@@ -527,6 +532,37 @@ def _run(options: Namespace, task: Task, name: Callable[[Path], str | None], don
     _say_sum(report, done)
     told = wishes is None or _write_report(planned, task, wishes, report)
     return _FAILED if report.failures or not told else 0
+
+
+def _engine(options: Namespace, task: Task, files: int) -> Engine:
+    """Who works on the files."""
+    processes = min(options.jobs or min(usable_cores(), MAX_DEFAULT_JOBS), files)
+    if options.engine == "local":
+        if options.address is not None:
+            raise UsageError("--address is for --engine ray", "leave it out, or add --engine ray")
+        return ProcessEngine(processes, options.verbose) if processes > 1 else SerialEngine()
+    if find_spec("ray") is None:
+        raise UsageError("Ray is not installed", "pip install 'monai-miadmark[ray]'")
+    if carries_secret(task):
+        hint = "use key files without a passphrase, or leave --engine ray out"
+        raise UsageError("a passphrase must not travel to other machines", hint)
+    try:
+        return RayEngine(options.jobs if options.address is not None else processes or 1, options.address)
+    except ValueError as error:
+        raise UsageError(_shown(error), "miadmark protect --help shows what is expected") from error
+
+
+def _check_notes(options: Namespace) -> None:
+    """See that there is a place for manifest and lock, and no more than one."""
+    remote = isinstance(options.out, RemotePath)
+    if remote and options.manifest is None:
+        raise UsageError("a store cannot hold manifest and lock", "name a folder of this machine with --manifest DIR")
+    if not remote and options.manifest is not None:
+        raise UsageError("the manifest lies in the output folder", "leave out --manifest, which is for URLs")
+    if getattr(options, "report", None) is not None and any(
+        isinstance(path, RemotePath) for path in (options.out, *options.sources)
+    ):
+        raise UsageError("there are no reports of files in a store", "leave out --report")
 
 
 def _bar(total: int, unit: str) -> tqdm:
