@@ -10,6 +10,7 @@ float32 samples never move and never come about, because a process may have been
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,12 +21,13 @@ from numpy.typing import NDArray
 
 from monai_miadmark.field import UNITS, Field
 from monai_miadmark.image import Bounds, StoredImage, Window
-from monai_miadmark.interpolate import FRACTION_BITS, canonical_shape, fixed_rows
+from monai_miadmark.interpolate import FRACTION_BITS, Upsampler, canonical_shape
 from monai_miadmark.logo import Logo
 
 __all__ = [
     "MAX_STEP",
     "ImageMark",
+    "SparseCorrection",
     "add_correction",
     "apply_mark",
     "check_mark",
@@ -37,13 +39,12 @@ __all__ = [
 MAX_STEP = (1 << 40) - 1
 """Largest step: a window of all 2**32 values of 32-bit samples needs 2**39.01."""
 
-_NARROW_STEP = 1 << 31
 _STEP_BITS = 16
 _LATTICE_BITS = 8
-_SHIFT = FRACTION_BITS + _STEP_BITS
+_WHOLE = 1 << FRACTION_BITS
 _EXPONENTS = range(-1074, 1001)
 _TINY = float(np.finfo(np.float32).tiny)
-_BAND_SAMPLES = 1 << 17  # int64 temporaries of 1 MiB stay in the second-level cache, and small beside any stack
+_BAND_SAMPLES = 1 << 16  # temporaries of a quarter or half a MiB stay in the second-level cache
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,6 +73,32 @@ class ImageMark:
 
     def __repr__(self) -> str:
         return f"ImageMark(field={self.field!r}, logo={self.logo!r}, mask={self.mask is not None})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SparseCorrection:
+    """A correction that is zero nearly everywhere, without the zeros.
+
+    Attributes:
+        shape: of the samples.
+        where: numbers of the samples in C order that are to be corrected, ascending.
+        differences: unsigned integers of the width of the samples, one for each.
+    """
+
+    shape: tuple[int, ...]
+    where: NDArray[np.intp]
+    differences: NDArray[Any]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the differences."""
+        return self.differences.dtype
+
+    def dense(self) -> NDArray[Any]:
+        """With the zeros, as :func:`find_correction` gives it."""
+        correction = np.zeros(self.shape, self.dtype)
+        correction.reshape(-1)[self.where] = self.differences
+        return correction
 
 
 class _Limits(NamedTuple):
@@ -180,24 +207,38 @@ def find_correction(x: NDArray[Any], x_hat: NDArray[Any]) -> NDArray[Any]:
     return result
 
 
-def add_correction(x_hat: NDArray[Any], correction: NDArray[Any]) -> NDArray[Any]:
+def add_correction(
+    x_hat: NDArray[Any], correction: NDArray[Any] | SparseCorrection, out: NDArray[Any] | None = None
+) -> NDArray[Any]:
     """Inverse of :func:`find_correction`: the original samples, bit for bit.
 
     Args:
         x_hat: estimated samples.
-        correction: unsigned integers of the same shape and width.
+        correction: unsigned integers of the same shape and width, all or those that are not zero.
+        out: where to write the result: an array like ``x_hat``, in C order, which may be ``x_hat`` itself.
 
     Returns:
-        A new array of the type of ``x_hat``.
+        ``out``, else a new array of the type of ``x_hat``.
     """
     word = np.dtype(f"u{x_hat.dtype.itemsize}")
     if correction.shape != x_hat.shape or correction.dtype != word:
         raise ValueError(f"a correction {correction.dtype} {correction.shape} does not fit {x_hat.dtype} {x_hat.shape}")
-    result = np.empty(x_hat.shape, x_hat.dtype)
-    for estimated, difference, out in zip(x_hat, correction, result, strict=True):
-        total = _ordered(estimated) + difference
-        out.view(word)[...] = _unordered(total) if x_hat.dtype.kind == "f" else total
+    result = np.empty(x_hat.shape, x_hat.dtype) if out is None else out
+    if isinstance(correction, SparseCorrection):
+        if result is not x_hat:
+            result[...] = x_hat
+        flat = result.reshape(-1)
+        flat[correction.where] = _corrected(flat[correction.where], correction.differences)
+        return result
+    for estimated, difference, target in zip(x_hat, correction, result, strict=True):
+        target.view(word)[...] = _corrected(estimated, difference).view(word)
     return result
+
+
+def _corrected(estimated: NDArray[Any], difference: NDArray[Any]) -> NDArray[Any]:
+    """Samples and their correction, of any shape."""
+    total = _ordered(estimated) + difference
+    return (_unordered(total) if estimated.dtype.kind == "f" else total).view(estimated.dtype)
 
 
 def _ordered(values: NDArray[Any]) -> NDArray[Any]:
@@ -216,136 +257,239 @@ def _unordered(mapped: NDArray[np.uint32]) -> NDArray[np.uint32]:
 def _transform(
     values: NDArray[Any], mark: ImageMark, bounds: Bounds, padding: tuple[int, int] | None, undo: bool
 ) -> NDArray[Any]:
-    """Apply or undo a mark band by band; samples that do not move are copied bit by bit."""
+    """Apply or undo a mark part by part; samples that do not move are copied bit by bit."""
     result = values.copy()
-    word = f"u{values.dtype.itemsize}"
-    floats = values.dtype.kind == "f"
     limits = _limits(values.dtype, bounds, padding)
-    unit = math.ldexp(1.0, mark.exponent)
-    for index, rows, delta, cover in _bands(mark, values.shape):
-        old = values[index, rows]
-        still = _still(old, limits, None if mark.mask is None else mark.mask[index, rows])
-        # Comparisons and casts of signalling NaN, and sums near the largest float32, raise flags that do not matter:
-        # such samples are replaced before, and everything is clipped before it is cast back.
-        with np.errstate(all="ignore"):
-            if floats:
-                work = (old if still is None else np.where(still, np.float32(limits.low), old)).astype(np.float64)
-                shift: Any = None if delta is None else delta * unit
-            else:
-                # Samples of 16 bits and shifts below 2**22 fit 32 bits, which is twice as quick.
-                narrow = old.dtype.itemsize <= 2 and mark.step <= _NARROW_STEP
-                work, shift = old.astype(np.int32 if narrow else np.int64), delta
-                if narrow and delta is not None:
-                    shift = delta.astype(np.int32)
-            new = (_undone if undo else _done)(work, shift, cover, mark.logo, limits)
-            if floats:
-                new = np.where(np.abs(new) < _TINY, 0.0, new)
-            cast = _confined(new, work, limits).astype(values.dtype)
-        if floats:
-            # Equal numbers keep their bits: adding zero would turn -0.0 into 0.0.
-            same = cast == old
-            still = same if still is None else still | same
-        if still is not None:
-            cast = np.where(still, old.view(word), cast.view(word)).view(values.dtype)
-        result[index, rows].view(word)[...] = cast.view(word)
+    channels = values.shape[3]
+    floats = values.dtype.kind == "f"
+    move: Any = _move_integers
+    if floats:
+        move = functools.partial(_move_floats, unit=math.ldexp(1.0, mark.exponent))
+    for part in _parts(mark, values.shape):
+        place = part.number, part.rows, part.columns
+        old, out = values[place], result[place]
+        mask = None if mark.mask is None else mark.mask[place]
+        if part.cover is None or mark.logo is None:
+            move(old, out, part.shift, None, mask, limits, undo)
+            continue
+        # Only the samples that bear ink, one after the other; by number, since masks take several times as long.
+        where = np.flatnonzero(part.cover)
+        each = (where[:, None] * channels + np.arange(channels)).reshape(-1)
+        some = old.reshape(-1)[each].reshape(-1, channels)
+        moved = np.empty_like(some)
+        shift = None if part.shift is None else part.shift.reshape(-1, part.shift.shape[2]).take(where, axis=0)
+        opaque = np.clip(np.asarray(mark.logo.values, np.float64), limits.low, limits.high)
+        cover = part.cover.reshape(-1)[where].astype(np.float64)[:, None]
+        ink = _Ink(cover, opaque if floats else np.rint(opaque), not floats)
+        move(some, moved, shift, ink, None if mask is None else mask.reshape(-1)[where], limits, undo)
+        flat = out.reshape(-1)
+        flat[each] = moved.reshape(-1)
+        out[...] = flat.reshape(out.shape)
     return result
 
 
-def _bands(
-    mark: ImageMark, shape: tuple[int, ...]
-) -> Iterator[tuple[int, slice, NDArray[np.int64] | None, NDArray[np.int64] | None]]:
-    """Slice, rows, field ``(rows, W, 1 or C)`` in stored units, ink ``(rows, W, 1)`` in 1/65536; no quiet bands."""
+class _Part(NamedTuple):
+    """A part of a mark, for a rectangle of a slice.
+
+    Attributes:
+        number: of the slice.
+        rows: of the rectangle.
+        columns: of the rectangle.
+        shift: the field in stored units, integers ``(rows, columns, 1 or C)``, or ``None``.
+        cover: uint32 ``(rows, columns)``, share of ink in 1/65536, at most 255 * 191 = 0.743 * 2**16. Where it is zero
+            nothing is to be done. ``None``: no ink.
+    """
+
+    number: int
+    rows: slice
+    columns: slice
+    shift: NDArray[Any] | None
+    cover: NDArray[np.uint32] | None
+
+
+class _Ink(NamedTuple):
+    """Ink of some samples.
+
+    Attributes:
+        cover: as of :class:`_Part`, ``(samples, 1)``, whole numbers.
+        values: stored value of opaque ink for each channel, within the limits; whole numbers for integer samples.
+        whole: whether samples are integers, and so are blended ones: to the nearest, halves up.
+    """
+
+    cover: NDArray[np.float64]
+    values: NDArray[np.float64]
+    whole: bool
+
+
+def _parts(mark: ImageMark, shape: tuple[int, ...]) -> Iterator[_Part]:
+    """Of each slice first the bands that the field moves, then once more the samples that bear ink, with the ink.
+
+    Ink takes many times the work of the field, and most logos are small.
+    """
     n, height, width, channels = shape
     grid = mark.field.shape[1:3] if mark.field is not None else canonical_shape(height, width)
-    step = max(1, _BAND_SAMPLES // (width * channels))
+    upsampler = Upsampler(grid, (height, width))
     for index in range(n):
-        cells = None if mark.field is None else np.moveaxis(mark.field.slice_cells(index), 2, 0)
+        cells = None if mark.field is None else mark.field.slice_cells(index)
+        top = 0 if cells is None else max(-int(cells.min()), int(cells.max()))
+        planes = np.moveaxis(cells, 2, 0) if cells is not None and top else None
+        if planes is not None:
+            for rows in _bands(slice(0, height), width * channels):
+                yield _Part(index, rows, slice(0, width), _shift(upsampler, planes, top, mark.step, rows), None)
         plane = None if mark.logo is None else mark.logo.coverage(index, *grid)
-        if cells is not None and not cells.any():
-            cells = None
-        if plane is not None and not plane.any():
-            plane = None
-        for start in range(0, height if cells is not None or plane is not None else 0, step):
-            stop = min(start + step, height)
-            delta = cover = None
-            if cells is not None:
-                wide = fixed_rows(cells, height, width, start, stop).astype(np.int64)
-                # |cell| <= 127 and step < 2**40: |wide * step| < 127 * 2**56 < 2**63 - 2**31, so int64 holds it.
-                wide *= mark.step
-                wide += 1 << (_SHIFT - 1)
-                wide >>= _SHIFT
-                delta = np.moveaxis(wide, 0, 2)
-            if plane is not None and mark.logo is not None:
-                # 255 * 2**16 * 191 < 2**32 needs int64; the result is at most 255 * 191 = 0.743 * 2**16.
-                ink = fixed_rows(plane, height, width, start, stop).astype(np.int64)
-                ink *= mark.logo.opacity
-                ink >>= FRACTION_BITS
-                cover = ink[..., None] if ink.any() else None
-            if delta is not None or cover is not None:
-                yield index, slice(start, stop), delta, cover
+        if plane is None or mark.logo is None or not plane.any():
+            continue
+        box = []
+        for axis, (first, size) in enumerate(zip(mark.logo.positions[index], mark.logo.alpha.shape, strict=True)):
+            box.append(upsampler.touched(axis, max(0, int(first)), min(int(first) + size, grid[axis]) - 1))
+        for rows in _bands(box[0], (box[1].stop - box[1].start) * channels):
+            # 255 * 2**16 * 191 < 2**32.
+            cover = upsampler.rows(plane, rows.start, rows.stop, box[1]).astype(np.uint32)
+            cover *= mark.logo.opacity
+            cover >>= upsampler.bits
+            if cover.any():
+                shift = None if planes is None else _shift(upsampler, planes, top, mark.step, rows, box[1])
+                yield _Part(index, rows, box[1], shift, cover)
 
 
-def _done(work: Any, shift: Any, cover: Any, logo: Logo | None, limits: _Limits) -> Any:
+def _bands(rows: slice, samples: int) -> Iterator[slice]:
+    """Rows in runs of at most ``_BAND_SAMPLES``, with so many samples in a row."""
+    step = max(1, _BAND_SAMPLES // samples)
+    for start in range(rows.start, rows.stop, step):
+        yield slice(start, min(start + step, rows.stop))
+
+
+def _shift(
+    upsampler: Upsampler, planes: NDArray[np.int8], top: int, step: int, rows: slice, columns: slice = slice(None)
+) -> NDArray[Any]:
+    """Field ``(rows, columns, F)`` in stored units, of cells ``(F, h, w)`` of magnitude ``top`` at most."""
+    wide = upsampler.rows(planes, rows.start, rows.stop, columns)
+    # wide * step / 2**shift, to the nearest. |wide| <= 127 * 2**16 and step < 2**40: below 127 * 2**56 + 2**31 < 2**63.
+    shift = upsampler.bits + _STEP_BITS
+    half = 1 << (shift - 1)
+    product = np.multiply(wide, step, dtype=np.int32 if (top << upsampler.bits) * step + half < 1 << 31 else np.int64)
+    product += half
+    product >>= shift
+    return np.moveaxis(product, 0, 2)
+
+
+def _move_floats(
+    old: NDArray[Any],
+    out: NDArray[Any],
+    shift: NDArray[Any] | None,
+    ink: _Ink | None,
+    mask: NDArray[np.bool_] | None,
+    limits: _Limits,
+    undo: bool,
+    unit: float,
+) -> None:
+    """Apply or undo a part of a mark on float32 samples ``old`` ``(..., C)``, into ``out``."""
+    still = _still(old, limits, mask)
+    # Comparisons and casts of signalling NaN, and sums near the largest float32, raise flags that do not matter:
+    # such samples are replaced before, and everything is clipped before it is cast back.
+    with np.errstate(all="ignore"):
+        work = np.where(still, np.float32(limits.low), old).astype(np.float64)
+        delta = None if shift is None else shift * unit
+        new = _undone(work, delta, ink, limits, True) if undo else _done(work, delta, ink)
+        new = np.where(np.abs(new) < _TINY, 0.0, new)
+        cast = _confined(new, work, limits, True).astype(np.float32)
+    # Equal numbers keep their bits: adding zero would turn -0.0 into 0.0.
+    still |= cast == old
+    out.view(np.uint32)[...] = np.where(still, old.view(np.uint32), cast.view(np.uint32))
+
+
+def _move_integers(
+    old: NDArray[Any],
+    out: NDArray[Any],
+    shift: NDArray[Any] | None,
+    ink: _Ink | None,
+    mask: NDArray[np.bool_] | None,
+    limits: _Limits,
+    undo: bool,
+) -> None:
+    """Apply or undo a part of a mark on integer samples ``old`` ``(..., C)``, into ``out``."""
+    least, most = int(old.min()), int(old.max())
+    # Blending leads anywhere between the limits, and back from there to anywhere.
+    reach = None if ink is not None or shift is None else max(-int(shift.min()), int(shift.max()))
+    clipped = reach is None or least - reach <= limits.low or most + reach >= limits.high
+    below, above = limits.below, limits.above
+    apart = below is None or above is None
+    if reach is not None and below is not None and above is not None:
+        apart = least - reach >= above or most + reach <= below
+    if shift is not None and not clipped and apart:
+        # No sample comes near a limit or the padding, so that nothing is clipped. A shift that is cast to a narrower
+        # type wraps around, and the sum once more: what is right modulo 2**bits and fits is right.
+        (np.subtract if undo else np.add)(old, shift, out=out, dtype=old.dtype, casting="unsafe")
+        if mask is not None:
+            np.copyto(out, old, where=mask[..., None])
+        return
+    still: NDArray[np.bool_] | None = None if mask is None else np.broadcast_to(mask[..., None], old.shape)
+    if least < limits.low or most > limits.high:
+        outside = (old < limits.low) | (old > limits.high)
+        still = outside if still is None else still | outside
+    if below is not None and above is not None and least < above and most > below:
+        padded = (old > below) & (old < above)
+        still = padded if still is None else still | padded
+    # Samples of 16 bits and a shift below 2**30 fit 32 bits, which is twice as quick as 64. Blending is done in float64
+    # (whole numbers below 2**53 are exact there), because integers are slow to divide.
+    narrow = old.dtype.itemsize <= 2 and reach is not None and reach < 1 << 30
+    work = old.astype(np.float64 if ink is not None else np.int32 if narrow else np.int64)
+    if undo:
+        new = _undone(work, shift, ink, limits, least <= limits.low or most >= limits.high)
+    else:
+        new = _done(work, shift, ink)
+    out[...] = _confined(new, work, limits, below is not None and least <= below).astype(np.int64, copy=False)
+    if still is not None:
+        np.copyto(out, old, where=still)
+
+
+def _done(work: Any, shift: Any, ink: _Ink | None) -> Any:
     """Blended and shifted samples, not yet confined."""
-    if cover is not None and logo is not None:
-        where = _inked(cover, work.dtype)
-        part = _wide(work[:, where])
-        # Integers: |L - x| < 2**33 once L is within the bounds, times less than 2**16: below 2**49.
-        work = work.copy()
-        work[:, where] = part + _rounded((_ink(logo, limits, part.dtype) - part) * cover[:, where], 1 << FRACTION_BITS)
+    if ink is not None:
+        # Integers: |L - x| < 2**33 once L is within the limits, times less than 2**16: below 2**49.
+        part = (ink.values - work) * ink.cover
+        if ink.whole:
+            part += _WHOLE / 2
+        part /= _WHOLE
+        work = work + (np.floor(part, out=part) if ink.whole else part)
     # Integers: |delta| < 127 * 2**24 < 2**31, beside samples below 2**33.
     return work if shift is None else work + shift
 
 
-def _undone(work: Any, shift: Any, cover: Any, logo: Logo | None, limits: _Limits) -> Any:
-    """Samples before the shift and the blend, as near as they can be told, not yet confined."""
+def _undone(work: Any, shift: Any, ink: _Ink | None, limits: _Limits, extreme: bool) -> Any:
+    """Samples before the shift and the blend, as near as they can be told, not yet confined.
+
+    ``extreme``: there may be samples at a limit.
+    """
     if shift is not None:
         moved = work - shift
         # A sample at a limit towards which it was pushed was most likely there already: saturated backgrounds then
         # need no correction.
-        for limit, pushed in ((limits.high, np.greater), (limits.low, np.less)):
+        for limit, pushed in ((limits.high, np.greater), (limits.low, np.less)) if extreme else ():
             stuck = work == limit
             if stuck.any():
                 stuck &= pushed(shift, 0)
                 np.copyto(moved, work, where=stuck)
         work = moved
-    if cover is not None and logo is not None:
+    if ink is not None:
         # y = x + (L - x) A  gives  x = y + (y - L) A / (1 - A), with A at most 0.743.
-        whole = 1 << FRACTION_BITS
-        where = _inked(cover, work.dtype)
-        part, ink = _wide(work[:, where]), cover[:, where]
-        if shift is None:
-            work = work.copy()
-        work[:, where] = part + _rounded((part - _ink(logo, limits, part.dtype)) * ink, whole - ink)
+        part = (work - ink.values) * ink.cover
+        rest = _WHOLE - ink.cover
+        work = work + (_quotients(part, rest) if ink.whole else part / rest)
     return work
 
 
-def _inked(cover: NDArray[np.int64], dtype: np.dtype[Any]) -> slice:
-    """Columns from the first to the last that bears ink; the others would not change, at the cost of a division."""
-    if dtype.kind == "f":
-        return slice(None)
-    columns = np.flatnonzero(cover.any(axis=(0, 2)))
-    return slice(int(columns[0]), int(columns[-1]) + 1)
+def _quotients(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Quotients of whole numbers below 2**50, which are overwritten, and of 1 .. 2**16: to the nearest, halves up.
 
-
-def _wide(work: NDArray[Any]) -> NDArray[Any]:
-    """Integers in 64 bits, which blending needs."""
-    return work if work.dtype.kind == "f" else work.astype(np.int64)
-
-
-def _rounded(numerator: Any, denominator: Any) -> Any:
-    """Quotient; halves up for integers (``(2 n + d) // (2 d)`` stays below 2**51), a float division else."""
-    if numerator.dtype.kind == "f":
-        return numerator / denominator
-    if isinstance(denominator, int):  # a power of two: the shift is the same and quicker
-        return (numerator + denominator // 2) >> (denominator.bit_length() - 1)
-    return (2 * numerator + denominator) // (2 * denominator)
-
-
-def _ink(logo: Logo, limits: _Limits, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Stored value of opaque ink for each channel, within the bounds (and so within 2**32 for integers)."""
-    values = np.clip(np.asarray(logo.values, np.float64), limits.low, limits.high)
-    return values if dtype.kind == "f" else np.rint(values).astype(np.int64)
+    Each is the floor of ``(n + d / 2) / d``, that is of ``a / b`` with ``a = 2 n + d`` below 2**52 and ``b = 2 d`` to
+    2**17; halving both is exact in float64 and changes no rounding. With ``a = k b + r`` and ``0 <= r < b``, the exact
+    quotient is at most ``k + 1 - 1 / b``, and rounding moves it by ``2**-53 |a| / b`` at most, which is less than
+    ``1 / b``: it stays below ``k + 1``. It stays at or above ``k`` because rounding never passes an exact number.
+    """
+    numerator += denominator / 2
+    numerator /= denominator
+    return np.floor(numerator, out=numerator)
 
 
 def _limits(dtype: np.dtype[Any], bounds: Bounds, padding: tuple[int, int] | None) -> _Limits:
@@ -390,32 +534,27 @@ def _float32(value: float, up: bool) -> float:
     return float(near)
 
 
-def _still(old: NDArray[Any], limits: _Limits, mask: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
-    """Samples ``(rows, W, C)`` that must not move; ``None`` where there are none. The same before and after."""
-    still: NDArray[np.bool_] | None = None if mask is None else np.broadcast_to(mask[..., None], old.shape)
-    floats = old.dtype.kind == "f"
-    if floats:
-        # Subnormal: an exponent of zero and a mantissa that is not; zero minus one wraps to the largest word.
-        subnormal = (old.view(np.uint32) & np.uint32(0x7FFFFFFF)) - np.uint32(1) < np.uint32(0x007FFFFF)
-        still = subnormal if still is None else still | subnormal
-    if floats or limits.low > np.iinfo(old.dtype).min or limits.high < np.iinfo(old.dtype).max:
-        with np.errstate(invalid="ignore"):
-            outside = ~((old >= limits.low) & (old <= limits.high))  # so written, NaN is outside
-        still = outside if still is None else still | outside
-    if limits.below is not None and limits.above is not None:
-        with np.errstate(invalid="ignore"):
-            padded = (old > limits.below) & (old < limits.above)
-        if padded.any():
-            still = padded if still is None else still | padded
+def _still(old: NDArray[Any], limits: _Limits, mask: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    """Float samples ``(..., C)`` that must not move. The same before and after."""
+    # Subnormal: an exponent of zero and a mantissa that is not; zero minus one wraps to the largest word.
+    still: NDArray[np.bool_] = (old.view(np.uint32) & np.uint32(0x7FFFFFFF)) - np.uint32(1) < np.uint32(0x007FFFFF)
+    if mask is not None:
+        still |= mask[..., None]
+    with np.errstate(invalid="ignore"):
+        still |= ~((old >= limits.low) & (old <= limits.high))  # so written, NaN is outside
+        if limits.below is not None and limits.above is not None:
+            still |= (old > limits.below) & (old < limits.above)
     return still
 
 
-def _confined(new: Any, old: Any, limits: _Limits) -> Any:
-    """Samples within the bounds and on the side of the padding where they were."""
+def _confined(new: Any, old: Any, limits: _Limits, beneath: bool) -> Any:
+    """Samples within the bounds and on the side of the padding where they were.
+
+    ``beneath``: some may be below it. Padding is usually the least value.
+    """
     new = np.clip(new, limits.low, limits.high)
     if limits.below is not None and limits.above is not None:
-        under = old <= limits.below
-        if under.any():
-            return np.where(under, np.minimum(new, limits.below), np.maximum(new, limits.above))
-        np.maximum(new, limits.above, out=new)  # padding is usually the least value: nothing is below it
+        if beneath:
+            return np.where(old <= limits.below, np.minimum(new, limits.below), np.maximum(new, limits.above))
+        np.maximum(new, limits.above, out=new)
     return new

@@ -120,7 +120,7 @@ def restore_image(
         TamperedError: samples or envelope were changed, or do not belong together.
         SignatureError: not signed by the custodian that was demanded.
     """
-    return read_record(envelope, values, identities, require_signer).restore(values)
+    return read_record(envelope, values, identities, require_signer).restore(values, checked=True)
 
 
 def protect_bytes(
@@ -195,11 +195,18 @@ def remove_bytes(
     """
     _, held, sealed = _open_protected(data, envelope)
     record = read_record(sealed, held.values, identities, require_signer)
-    return restored_bytes(record, held.values)
+    return restored_bytes(record, held.values, checked=True)
 
 
-def restored_bytes(record: RecoveryRecord, values: NDArray[Any]) -> RestoredBytes:
+def restored_bytes(record: RecoveryRecord, values: NDArray[Any], checked: bool = False) -> RestoredBytes:
     """Rebuild a source file from its record and the protected samples, and compare it with the original's digest.
+
+    Args:
+        record: the record.
+        values: protected samples ``(N, H, W, C)``.
+        checked: the record came from :func:`read_record` with these samples. Then two digests are not taken: that of
+            the protected samples, which was compared there, and that of the original ones. The file's own digest covers
+            the latter: what has the SHA-256 of the original file is that file, with its samples in it.
 
     Raises:
         UnsupportedImageError: the record is one of an array, there is no file to go back to.
@@ -209,7 +216,10 @@ def restored_bytes(record: RecoveryRecord, values: NDArray[Any]) -> RestoredByte
         raise UnsupportedImageError("an array in memory was protected, not a file: restore it with RemoveMIADMark")
     # A JPEG source comes back out of a PNG file: the shell knows the format, the content does not.
     carrier = carrier_named(record.shell.format)
-    data = carrier.rebuild(record.shell, None if record.carries_file else record.restore(values))
+    samples = None
+    if not record.carries_file:
+        samples = record.undone(values) if checked else record.restore(values)
+    data = carrier.rebuild(record.shell, samples)
     if carrier.file_digest(data) != record.original_file:
         raise TamperedError("the restored file does not have the digest of the original")
     return RestoredBytes(data, record.shell.name)
@@ -305,9 +315,15 @@ def _open_protected(data: bytes, envelope: bytes | None) -> tuple[Carrier, Prote
 def read_record(
     envelope: bytes, values: NDArray[Any], identities: Sequence[KeyIdentity], require_signer: Verifier | None = None
 ) -> RecoveryRecord:
-    """Unseal the record that belongs to protected samples ``(N, H, W, C)``; raises as :func:`restore_image`."""
-    opened = seal.open_envelope(envelope, identities, pixel_digest(values), require_signer)
-    return _parsed(opened.record, values)
+    """Unseal the record that belongs to protected samples ``(N, H, W, C)``; raises as :func:`restore_image`.
+
+    Its :meth:`~monai_miadmark.record.RecoveryRecord.check_protected` has been called with them.
+    """
+    digest = pixel_digest(values)
+    opened = seal.open_envelope(envelope, identities, digest, require_signer)
+    record = _parsed(opened.record, values)
+    record.check_protected(values, digest)
+    return record
 
 
 def _parsed(record: bytes, values: NDArray[Any]) -> RecoveryRecord:

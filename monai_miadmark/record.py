@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from monai_miadmark import exact
 from monai_miadmark.errors import TamperedError, UnsupportedImageError
-from monai_miadmark.exact import ImageMark, check_mark
+from monai_miadmark.exact import ImageMark, SparseCorrection, check_mark
 from monai_miadmark.field import Field
 from monai_miadmark.image import MAX_CHANNELS, STORED_DTYPES, Bounds, StoredImage, pixel_digest
 from monai_miadmark.logo import Logo
@@ -60,7 +60,8 @@ class RecoveryRecord:
         bounds: bounds with which the mark was applied.
         padding: padding with which it was applied.
         mark: the mark; ``None`` where the whole source file is carried, or nothing was done.
-        correction: unsigned integers ``(N, H, W, C)`` of the width of the samples, or ``None`` (all zero).
+        correction: unsigned integers ``(N, H, W, C)`` of the width of the samples, or those that are not zero, or
+            ``None`` (all zero).
         shell: how to rebuild the source file; ``None`` for images that came from memory.
         original_pixels: :func:`~monai_miadmark.image.pixel_digest` of the original samples.
         protected_pixels: the same of the protected samples.
@@ -75,7 +76,7 @@ class RecoveryRecord:
     bounds: Bounds
     padding: tuple[int, int] | None
     mark: ImageMark | None
-    correction: NDArray[Any] | None
+    correction: NDArray[Any] | SparseCorrection | None
     shell: SourceShell | None
     original_pixels: bytes
     protected_pixels: bytes
@@ -148,8 +149,12 @@ class RecoveryRecord:
         """Whether the whole source file is in the record, so that its format restores it and not :meth:`restore`."""
         return self.shell is not None and CARRIED_FILE in self.shell.blobs
 
-    def check_protected(self, values: NDArray[Any]) -> None:
+    def check_protected(self, values: NDArray[Any], digest: bytes | None = None) -> None:
         """Make sure that ``values`` are the samples that were protected.
+
+        Args:
+            values: the samples.
+            digest: their :func:`~monai_miadmark.image.pixel_digest`, where it is known already.
 
         Raises:
             TamperedError: they are not.
@@ -159,7 +164,7 @@ class RecoveryRecord:
                 f"the pixels are not those that were protected: {values.dtype.name} {values.shape}, "
                 f"protected were {self.dtype} {self.shape}"
             )
-        if pixel_digest(values) != self.protected_pixels:
+        if (pixel_digest(values) if digest is None else digest) != self.protected_pixels:
             raise TamperedError("the pixels were changed after protection, or belong to another image")
 
     def check_original(self, values: NDArray[Any]) -> None:
@@ -171,11 +176,12 @@ class RecoveryRecord:
         if pixel_digest(values) != self.original_pixels:
             raise TamperedError("the record does not lead back to the original pixels")
 
-    def restore(self, values: NDArray[Any]) -> NDArray[Any]:
+    def restore(self, values: NDArray[Any], checked: bool = False) -> NDArray[Any]:
         """Original samples of protected ones, bit for bit, checked before they are returned.
 
         Args:
             values: protected samples ``(N, H, W, C)``.
+            checked: :meth:`check_protected` was called with these samples, which need not be hashed again.
 
         Returns:
             A new array of the same shape and type.
@@ -184,17 +190,25 @@ class RecoveryRecord:
             TamperedError: the samples are not those that were protected, or the record does not lead to the original.
             ValueError: the original is the carried file (:attr:`carries_file`), which the format has to read.
         """
-        self.check_protected(values)
+        if not checked:
+            self.check_protected(values)
+        original = self.undone(values)
+        self.check_original(original)
+        return original
+
+    def undone(self, values: NDArray[Any]) -> NDArray[Any]:
+        """What :meth:`restore` gives, with no digest compared: for callers who have one of more than the samples.
+
+        Raises:
+            ValueError: as of :meth:`restore`, or samples of another shape or type.
+        """
         if self.mark is None and self.correction is None and self.carries_file:
             raise ValueError("the record carries the source file: read the original pixels from that")
         if self.mark is None:
             original = values.copy()
         else:
             original = exact.estimate(values, self.mark, self.bounds, self.padding)
-        if self.correction is not None:
-            original = exact.add_correction(original, self.correction)
-        self.check_original(original)
-        return original
+        return original if self.correction is None else exact.add_correction(original, self.correction, out=original)
 
     def to_bytes(self) -> bytes:
         """Serialize; equal records give equal bytes with one version of Zstandard.
@@ -332,8 +346,10 @@ def _read_mark(head: Any, shape: tuple[int, int, int, int], sections: SectionRea
     return ImageMark(field, logo, mask, typed(head["step"], int), typed(head["exponent"], int))
 
 
-def _correction_head(correction: NDArray[Any], parts: SectionWriter) -> dict[str, Any]:
+def _correction_head(correction: NDArray[Any] | SparseCorrection, parts: SectionWriter) -> dict[str, Any]:
     """Head and sections of a correction: every sample, or a bit for each and the samples that are not zero."""
+    if isinstance(correction, SparseCorrection):
+        correction = correction.dense()
     where = correction != 0
     count = int(np.count_nonzero(where))
     bits, values = SectionWriter(), SectionWriter()
@@ -354,7 +370,7 @@ def _correction_head(correction: NDArray[Any], parts: SectionWriter) -> dict[str
 
 def _read_correction(
     head: Any, shape: tuple[int, int, int, int], dtype: np.dtype[Any], sections: SectionReader
-) -> NDArray[Any]:
+) -> NDArray[Any] | SparseCorrection:
     """Inverse of :func:`_correction_head`."""
     keys(head, {"form", "count"})
     size, width = math.prod(shape), dtype.itemsize
@@ -364,11 +380,19 @@ def _read_correction(
         require(count == size, "correction")
         return unplanes(sections.take("values", size * width), width).reshape(shape)
     packed = np.frombuffer(sections.take("where", -(-size // 8)), np.uint8)
-    where = np.unpackbits(packed, count=size).view(np.bool_).reshape(shape)
-    require(int(np.count_nonzero(where)) == count, "correction")
-    correction = np.zeros(shape, f"u{width}")
-    correction[where] = unplanes(sections.take("values", count * width), width)
-    return correction
+    if 64 * count > size:
+        every = np.unpackbits(packed, count=size).view(np.bool_)
+        require(int(np.count_nonzero(every)) == count, "correction")
+        correction = np.zeros(size, f"u{width}")
+        correction[every] = unplanes(sections.take("values", count * width), width)
+        return correction.reshape(shape)
+    # Few: a number for each takes less room than a word for each sample, and less time.
+    filled = np.flatnonzero(packed)
+    require(len(filled) <= count, "correction")
+    bit = np.flatnonzero(np.unpackbits(packed[filled]))
+    where = 8 * filled[bit >> 3] + (bit & 7)
+    require(len(where) == count and (not count or int(where[-1]) < size), "correction")
+    return SparseCorrection(shape, where, unplanes(sections.take("values", count * width), width))
 
 
 def _shell_head(shell: SourceShell, parts: SectionWriter) -> dict[str, Any]:

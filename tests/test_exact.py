@@ -14,6 +14,8 @@ from strategies import bits
 from monai_miadmark.exact import (
     MAX_STEP,
     ImageMark,
+    SparseCorrection,
+    _quotients,
     add_correction,
     apply_mark,
     check_mark,
@@ -157,6 +159,50 @@ def test_correction_is_exact_for_any_pair(dtype, seed):
     assert correction.dtype == np.dtype(f"u{x.dtype.itemsize}")
     assert np.array_equal(bits(add_correction(guess, correction)), bits(x))
     assert not find_correction(x, x).any()
+
+
+@pytest.mark.parametrize("dtype", STORED_DTYPES)
+def test_few_corrections(dtype):
+    rng = np.random.default_rng(3)
+    guess = rng.integers(0, 256, (2, 5, 7, 3, np.dtype(dtype).itemsize), np.uint8).view(dtype)[..., 0]
+    where = np.array([0, 17, 209])
+    few = SparseCorrection(guess.shape, where, np.array([1, 200, 3]).astype(f"u{guess.itemsize}"))
+    expected = add_correction(guess, few.dense())
+    before = bits(guess).copy()
+    assert np.array_equal(bits(add_correction(guess, few)), bits(expected))
+    assert np.array_equal(bits(guess), before) and np.flatnonzero(bits(expected) != before).tolist() == where.tolist()
+    assert add_correction(guess, few, out=guess) is guess and np.array_equal(bits(guess), bits(expected))
+
+
+def test_quotients_are_those_of_integers():
+    """Every denominator, at whole and half quotients and beside them, up to the largest numerators."""
+    denominators = np.arange((1 << 16) - 255 * 191, (1 << 16) + 1)
+    rng = np.random.default_rng(0)
+    for exponent in (4, 20, 33, 49):
+        near = rng.integers(-(1 << exponent), 1 << exponent, len(denominators)) // denominators * denominators
+        for offset in (0, -1, 1):
+            for half in (0, denominators // 2, -(denominators // 2)):
+                numerators = near + half + offset
+                expected = (2 * numerators + denominators) // (2 * denominators)
+                assert np.array_equal(_quotients(numerators.astype(float), denominators.astype(float)), expected)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32"])
+@pytest.mark.parametrize("padding", [None, (0, 0), (-5, 3), (120, 121)])
+def test_samples_far_from_limits_equal_those_near_them(dtype, padding):
+    """The quick way is taken where no sample is near a limit; one that is must not change what others become."""
+    values = np.random.default_rng(0).integers(50, 110, (1, 60, 64, 2)).astype(dtype)
+    image = StoredImage(values, Bounds(np.iinfo(dtype).min, np.iinfo(dtype).max), Window(0, 255), padding)
+    mask = np.zeros((1, 60, 64), np.bool_)
+    mask[0, 20:30] = True
+    mark = ImageMark(_field(values, grid=(30, 32)), None, mask, *step_for(image.window, values.dtype))
+    corner = values.copy()
+    corner[0, 0, 0] = np.iinfo(dtype).max
+    quick = apply_mark(image, mark)
+    slow = apply_mark(StoredImage(corner, image.bounds, image.window, padding), mark)
+    assert np.array_equal(quick[0, 1:], slow[0, 1:]) and not np.array_equal(quick, values)
+    back = [estimate(marked, mark, image.bounds, padding) for marked in (quick, slow)]
+    assert np.array_equal(back[0][0, 1:], back[1][0, 1:]) and np.array_equal(back[0], values)
 
 
 def test_float_corrections_of_near_values_are_small():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_miadmark.interpolate import canonical_shape, upsample, upsample_rows
+from monai_miadmark.interpolate import FRACTION_BITS, Upsampler, canonical_shape, upsample, upsample_rows
 
 
 def _weights(cells: int, samples: int, index: int) -> dict[int, int]:
@@ -73,6 +73,46 @@ def test_bands_equal_the_whole(grid_shape, size, data):
     stop = data.draw(st.integers(start + 1, size[0]))
     grid = np.random.default_rng(1).integers(0, 256, (3, *grid_shape)).astype(np.uint8)
     assert np.array_equal(upsample_rows(grid, *size, start, stop), upsample(grid, *size)[:, start:stop])
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.tuples(*[st.integers(1, 9)] * 2),
+    st.tuples(*[st.integers(1, 40)] * 2),
+    st.sampled_from(["int8", "uint8"]),
+    st.data(),
+)
+def test_parts_equal_the_whole(grid_shape, size, dtype, data):
+    top, left = (data.draw(st.integers(0, side - 1)) for side in size)
+    bottom, right = data.draw(st.integers(top + 1, size[0])), data.draw(st.integers(left + 1, size[1]))
+    limits = np.iinfo(dtype)
+    grid = np.random.default_rng(1).choice([limits.min, limits.max, 0, 1], grid_shape).astype(dtype)
+    before = grid.copy()
+    upsampler = Upsampler(grid_shape, size)
+    part = upsampler.rows(grid, top, bottom, slice(left, right))
+    assert np.array_equal(grid, before)
+    whole = upsample(grid, *size) >> (FRACTION_BITS - upsampler.bits)
+    assert np.array_equal(part, whole[top:bottom, left:right])
+
+
+@pytest.mark.parametrize(("samples", "bits"), [(256, 0), (512, 4), (1024, 6), (2048, 8), (4096, 10), (300, 16)])
+def test_as_many_bits_as_weights_need(samples, bits):
+    upsampler = Upsampler((256, 256), (samples, samples))
+    assert upsampler.bits == bits
+    part = upsampler.rows(np.full((256, 256), -128, np.int8), 0, 2)
+    assert (part == -128 << bits).all() and part.dtype == (np.int16 if bits <= 8 else np.int32)
+
+
+@given(st.integers(1, 12), st.integers(1, 60), st.data())
+def test_touched_samples(cells, samples, data):
+    first = data.draw(st.integers(0, cells - 1))
+    last = data.draw(st.integers(first, cells - 1))
+    grid = np.zeros((cells, 1), np.uint8)
+    grid[first : last + 1] = 255
+    touched = Upsampler((cells, 1), (samples, 1)).touched(0, first, last)
+    inked = np.flatnonzero(upsample(grid, samples, 1)[:, 0])
+    assert not inked.size or touched.start <= inked[0] <= inked[-1] < touched.stop
+    assert touched.stop - touched.start <= inked.size + samples / cells + 2  # half a cell at each end, and rounding
 
 
 def test_frozen_vector():

@@ -149,12 +149,17 @@ class SampleLayout:
         return count * np.dtype(self.dtype).itemsize
 
     def decode(self, data: bytes | memoryview) -> NDArray[Any]:
-        """``(N, H, W, C)`` samples in native byte order; ``data`` is exactly :attr:`nbytes` long."""
+        """``(N, H, W, C)`` samples in native byte order; ``data`` is exactly :attr:`nbytes` long.
+
+        They are those of ``data`` itself, and read-only, where they lie there as they are wanted; else a copy.
+        """
         dtype = np.dtype(self.dtype)
         # Swapping as unsigned integers keeps the payload of a NaN, which a float conversion might not.
         raw = np.dtype(f"u{dtype.itemsize}").newbyteorder(">" if self.big_endian else "<")
         n, h, w, c = self.shape
-        flat = np.frombuffer(data, dtype=raw).astype(raw.newbyteorder("="))
+        flat = np.frombuffer(data, dtype=raw)
+        if not (raw.isnative and flat.flags.aligned):
+            flat = flat.astype(raw.newbyteorder("="))
         values = flat.reshape(n, c, h, w).transpose(0, 2, 3, 1) if self.planar else flat.reshape(n, h, w, c)
         return np.ascontiguousarray(self._flipped(values)).view(dtype)
 
@@ -164,13 +169,18 @@ class SampleLayout:
         Raises:
             ValueError: other shape or type than the layout's.
         """
+        return self.encoded(values).tobytes()
+
+    def encoded(self, values: NDArray[Any]) -> memoryview:
+        """What :meth:`encode` gives, as a view of the samples themselves where they lie in the file as they are."""
         if values.shape != self.shape or values.dtype != np.dtype(self.dtype):
             raise ValueError(f"expected {self.dtype} {self.shape}, found {values.dtype} {values.shape}")
         raw = np.dtype(f"u{values.dtype.itemsize}")
         bits = self._flipped(np.ascontiguousarray(values).view(raw))
         if self.planar:
             bits = bits.transpose(0, 3, 1, 2)
-        return bits.astype(raw.newbyteorder(">" if self.big_endian else "<")).tobytes()
+        ordered = np.ascontiguousarray(bits, raw.newbyteorder(">" if self.big_endian else "<"))
+        return ordered.reshape(-1).view(np.uint8).data
 
     def _flipped(self, values: NDArray[Any]) -> NDArray[Any]:
         """Values with the axes H and W reversed where the file has them backwards."""
@@ -214,7 +224,7 @@ def splice(shell: SourceShell, values: NDArray[Any] | None) -> bytes:
         raise TamperedError(f"restored samples are needed to rebuild a {shell.format} file")
     try:
         prefix, suffix = shell.blobs["prefix"], shell.blobs["suffix"]
-        return b"".join((prefix, SampleLayout.from_meta(shell.meta).encode(values), suffix))
+        return b"".join((prefix, SampleLayout.from_meta(shell.meta).encoded(values), suffix))
     except KeyError as error:
         raise TamperedError("the recovery record lacks parts of the source file") from error
     except ValueError as error:
