@@ -291,6 +291,39 @@ class TestReader:
         assert_same(LoadImage(reader=again)(protected), reference(original, ".png"))
 
 
+class TestMetaData:
+    """The quick way to PydicomReader's meta data."""
+
+    def test_all_files_of_pydicom(self) -> None:
+        root = Path(pydicom.data.__file__).parent / "test_files"
+        compared = 0
+        for path in sorted(root.glob("*.dcm")):
+            reader = PydicomReader()
+            try:
+                expected = reader._get_meta_dict(reader.read(str(path)))
+            except Exception:  # damaged on purpose
+                continue
+            again = image_in_memory("dicom", path.read_bytes(), path.name, reader, {})
+            found = reader._get_meta_dict(again)
+            assert list(found) == list(expected) and repr(found) == repr(expected), path.name
+            compared += 1
+        assert compared > 50
+
+    def test_json_for_others_is_whole(self) -> None:
+        path = Path(pydicom.data.get_testdata_file("CT_small.dcm", download=False))
+        again = image_in_memory("dicom", path.read_bytes(), path.name, PydicomReader(), {})
+        assert again.to_json_dict() == pydicom.dcmread(path).to_json_dict()
+
+    def test_readers_that_look_at_more(self) -> None:
+        class Own(PydicomReader):
+            def _get_meta_dict(self, img: Any) -> dict[str, Any]:
+                return dict(img.to_json_dict(suppress_invalid_tags=True))
+
+        path = Path(pydicom.data.get_testdata_file("CT_small.dcm", download=False))
+        again = image_in_memory("dicom", path.read_bytes(), path.name, Own(), {})
+        assert type(again) is pydicom.FileDataset and "7FE00010" in Own()._get_meta_dict(again)
+
+
 class TestNothingFallsBack:
     """LoadImage goes on to its other readers where one raises: they would give the protected pixels."""
 

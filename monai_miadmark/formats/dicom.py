@@ -56,6 +56,7 @@ from monai_miadmark.formats.dicom_reading import (
     raw_element,
     read,
 )
+from monai_miadmark.formats.dicom_scanning import scan
 from monai_miadmark.image import StoredImage
 from monai_miadmark.shell import CARRIED_FILE, SourceShell
 
@@ -186,6 +187,36 @@ def _record(data_set: Dataset) -> tuple[bytes, int, int] | None:
     return found
 
 
+def _scanned(data: bytes) -> ProtectedFile | None:
+    """A protected file whose samples lie in it as they are shown, or ``None`` for anything else.
+
+    Raises:
+        TamperedError: its record is cut short or damaged.
+    """
+    scanned = scan(data)
+    if scanned is None or _DOUBLE_PIXEL_DATA in scanned.places:
+        return None
+    creators = range((PRIVATE_GROUP << 16) | 0x10, (PRIVATE_GROUP << 16) | 0x100)
+    ours = [
+        tag
+        for tag, place in scanned.places.items()
+        if tag in creators and scanned.value(place).strip(b" \0") == PRIVATE_CREATOR.encode()
+    ]
+    pixels = [scanned.places[tag] for tag in (PIXEL_DATA, _FLOAT_PIXEL_DATA) if tag in scanned.places]
+    if len(ours) != 1 or len(pixels) != 1:
+        return None
+    record = scanned.places.get((PRIVATE_GROUP << 16) | (ours[0] & 0xFF) << 8 | RECORD_ELEMENT)
+    try:
+        description = describe(scanned)
+    except UnsupportedImageError:
+        return None
+    if record is None or not description.as_stored or pixels[0].length < description.nbytes:
+        return None
+    layout = description.layout(big_endian=False)
+    values = layout.decode(memoryview(data)[pixels[0].start :][: layout.nbytes])
+    return ProtectedFile(values, unpack_block(scanned.value(record)), True)
+
+
 def _check_end(data_set: Dataset, data: bytes) -> None:
     """Refuse a protected file whose last element is not whole, or that goes on after it.
 
@@ -312,12 +343,16 @@ class DicomCarrier:
         data_set[tag].value = layout.encode(values) + data[start + layout.nbytes : start + length]
         return data_set
 
-    @quiet()
     def open_protected(self, data: bytes) -> ProtectedFile:
         """See :class:`~monai_miadmark.formats.base.Carrier`.
 
         What was compressed without loss after it was protected reads as before.
         """
+        return _scanned(data) or self._parsed(data)
+
+    @quiet()
+    def _parsed(self, data: bytes) -> ProtectedFile:
+        """As :meth:`open_protected`, of any file."""
         source = read(data)
         marked = False
         try:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,30 @@ from monai_miadmark.errors import UnsupportedImageError
 from monai_miadmark.formats.base import SampleLayout, narrowed_window
 from monai_miadmark.image import Bounds, Window, percentile_window
 
-__all__ = ["PixelDescription", "describe", "display_window", "extended_signs", "pixel_bounds", "pixel_padding"]
+__all__ = [
+    "Attributes",
+    "PixelDescription",
+    "describe",
+    "display_window",
+    "extended_signs",
+    "pixel_bounds",
+    "pixel_padding",
+]
 
 # CT numbers are shown brain-and-body wide, unless the object says better: centre 40 HU, width 400 HU.
 _CT_WINDOW = (40.0, 400.0)
 
 
-def _integer(data_set: Dataset, keyword: str, default: int | None = None) -> int:
+class Attributes(Protocol):
+    """What :func:`describe` needs of a data set."""
+
+    def get(self, keyword: str, default: Any = ..., /) -> Any:
+        """Value of an attribute, or the default where it is absent."""
+
+    def __contains__(self, keyword: str, /) -> bool: ...
+
+
+def _integer(data_set: Attributes, keyword: str, default: int | None = None) -> int:
     """A whole number of the Image Pixel module."""
     value = data_set.get(keyword, None)
     if value is None and default is not None:
@@ -78,7 +95,7 @@ class PixelDescription:
         return SampleLayout(self.shape, self.dtype, big_endian, self.planar)
 
 
-def describe(data_set: Dataset) -> PixelDescription:
+def describe(data_set: Attributes) -> PixelDescription:
     """Check and read the Image Pixel module.
 
     Raises:

@@ -26,6 +26,7 @@ __all__ = [
     "BIG_ENDIAN",
     "DEFLATED",
     "EXPLICIT",
+    "LONG_VRS",
     "MAX_NESTING",
     "NATIVE",
     "UNDEFINED_LENGTH",
@@ -49,7 +50,8 @@ MAX_NESTING = 10
 
 _HEAD = 132
 _SYNTAX_TAG = 0x00020010
-_LONG_VRS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
+"""Value representations whose length takes four bytes."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def _inflated(data: bytes) -> bytes | None:
     at, syntax, where = _HEAD, b"", (0, 0)
     while data[at : at + 2] == b"\x02\0" and len(data) - at >= 12:
         tag = struct.unpack_from("<H", data, at)[0] << 16 | struct.unpack_from("<H", data, at + 2)[0]
-        long = data[at + 4 : at + 6] in _LONG_VRS
+        long = data[at + 4 : at + 6] in LONG_VRS
         start = at + (12 if long else 8)
         length: int = struct.unpack_from("<I" if long else "<H", data, at + (8 if long else 6))[0]
         if length > len(data) - start:

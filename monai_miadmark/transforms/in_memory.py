@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import nibabel as nib
@@ -16,6 +17,10 @@ from monai.data.image_reader import NrrdImage
 from monai.data.utils import correct_nifti_header_if_necessary
 from monai.utils import optional_import
 from PIL import Image, UnidentifiedImageError
+from pydicom.dataelem import DataElement
+from pydicom.tag import BaseTag
+from pydicom.uid import UID
+from pydicom.valuerep import IS, DSfloat
 
 from monai_miadmark.errors import UnsupportedImageError
 from monai_miadmark.formats import carrier_for
@@ -42,6 +47,14 @@ ARRAY_FORMATS = frozenset({"nifti", "png"})
 """Formats in which protected arrays are written: their records may be those of arrays, without a source file."""
 
 _GZIP = b"\x1f\x8b"
+
+# What PydicomReader takes out of the JSON: the samples, and the trailing padding.
+_NOT_META_DATA = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010, 0xFFFCFFFC})
+
+# Value representations that JSON has as they are, as whole numbers, and as others.
+_TEXTS = frozenset("AE AS CS DA DT LO LT SH ST TM UC UI UR UT".split())
+_INTEGERS = frozenset("IS SL SS SV UL US UV".split())
+_FLOATS = frozenset("DS FD FL".split())
 
 
 def image_in_memory(
@@ -71,7 +84,10 @@ def image_in_memory(
         return correct_nifti_header_if_necessary(nib.MGHImage.from_bytes(_plain(data)))
     given = {**reader.kwargs, **kwargs}
     if kind == "dicom":
-        return pydicom.dcmread(io.BytesIO(data), **given)
+        data_set = pydicom.dcmread(io.BytesIO(data), **given)
+        if type(reader)._get_meta_dict is PydicomReader._get_meta_dict and type(data_set) is pydicom.FileDataset:
+            object.__setattr__(data_set, "__class__", _ForMetaData)
+        return data_set
     if kind == "nrrd":
         return _nrrd(data, name, reader.index_order, **given)
     if kind == "tiff" and slices > 1 and not first_page:
@@ -86,6 +102,69 @@ def image_in_memory(
             f"{name}: restored, but PILReader cannot read such files: use remove_file first"
         ) from error
     return reader.converter(picture) if callable(reader.converter) else picture
+
+
+class _ForMetaData(pydicom.FileDataset):
+    """A data set that PydicomReader makes the same meta data of in less time; that is most of what loading takes.
+
+    * Its JSON leaves out what that reader takes out of it again: the samples and the trailing padding.
+    * Elements with a single text or number, which most are, become JSON without asking again what they hold.
+    * Elements that were converted already, and usual ones that have just been, go out and in without the checks that
+      ``Dataset`` makes for what its users may give it. It looks up each element four times.
+    """
+
+    def __getitem__(self, key: Any) -> Any:
+        """As of the base class; see above."""
+        found = self._dict.get(key) if type(key) is BaseTag else None
+        return found if type(found) is DataElement else super().__getitem__(key)
+
+    def __setitem__(self, key: Any, element: Any) -> None:
+        """As of the base class; see above."""
+        if type(element) is DataElement and key is element.tag and type(key) is BaseTag:
+            group = key >> 16
+            # Of samples and sequences the base class keeps more than the element itself.
+            if group < 0x7FE0 and element.VR != "SQ":
+                creator = BaseTag(group << 16 | (key & 0xFFFF) >> 8)
+                if group % 2 and creator in self._dict and creator != key:
+                    element.private_creator = self[creator].value
+                self._dict[key] = element
+                return
+        super().__setitem__(key, element)
+
+    def to_json_dict(
+        self,
+        bulk_data_threshold: int = 1024,
+        bulk_data_element_handler: Callable[[DataElement], str] | None = None,
+        suppress_invalid_tags: bool = False,
+    ) -> dict[str, Any]:
+        """As of the base class; see above."""
+        if bulk_data_element_handler is not None or not suppress_invalid_tags:
+            return super().to_json_dict(bulk_data_threshold, bulk_data_element_handler, suppress_invalid_tags)
+        found: dict[str, Any] = {}
+        with pydicom.config.strict_reading():
+            for tag in self.keys():
+                if tag in _NOT_META_DATA:
+                    continue
+                try:
+                    element = self[tag]
+                    found[f"{tag:08X}"] = _short_json(element) or element.to_json_dict(None, bulk_data_threshold)
+                except Exception:  # as the base class does it; the reason might quote the file
+                    logging.getLogger("pydicom").warning("Error while processing tag %08X", tag)
+        return found
+
+
+def _short_json(element: DataElement) -> dict[str, Any] | None:
+    """What ``DataElement.to_json_dict`` gives for a single text or number, ``None`` for all else."""
+    value, kind, form = element.value, element.VR, type(element.value)
+    if form is str or form is UID:
+        if kind in _TEXTS:
+            return {"vr": kind, "Value": [value]} if value else {"vr": kind}
+    elif kind in _INTEGERS:
+        if form is int or form is IS:
+            return {"vr": kind, "Value": [int(value)]}
+    elif kind in _FLOATS and (form is float or form is DSfloat):
+        return {"vr": kind, "Value": [float(value)]}
+    return None
 
 
 def _plain(data: bytes) -> bytes:

@@ -221,8 +221,8 @@ class MIADMarkReader(ImageReader):
             if carrier.name not in ARRAY_FORMATS:
                 raise TamperedError(f"{path.name}: a {carrier.name} file with the record of an array")
             image = self._in_memory(carrier.name, source.data, path.name, kwargs)
-            return _Opened(carrier.name, with_samples(image, record.restore(held.values)))
-        restored = restored_bytes(record, held.values).data
+            return _Opened(carrier.name, with_samples(image, record.restore(held.values, checked=True)))
+        restored = restored_bytes(record, held.values, checked=True).data
         kind = carrier_for(restored, path.name).name
         return _Opened(kind, self._in_memory(kind, restored, path.name, kwargs))
 
