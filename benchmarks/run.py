@@ -260,10 +260,11 @@ def memory(folder: Path, options: argparse.Namespace) -> Section:
         peak = _child("files", side, 1)
         rows.append([f"one file of {side} x {side}", str(peak), f"{(peak - idle) * MIB / side**2:.0f}"])
     count = options.slices
-    peak = _child("files", 512, count)
+    for number in (max(1, count // 10), count):
+        peak = _child("files", 512, number)
+        rows.append([f"{number} files of 512 x 512, one after the other", str(peak), ""])
     what = f"GB at most, a series of {count} files of 512 x 512"
     ratios.append(Ratio(what, f"{peak * MIB / 1e9:.2f}", "≤ 1.5", peak * MIB <= 1.5e9))
-    rows.append([f"{count} files of 512 x 512, one after the other", str(peak), ""])
     frames = [max(1, count // 100), max(2, count // 20)]
     peaks = [_child("frames", 512, number) for number in frames]
     for number, peak in zip(frames, peaks, strict=True):
@@ -290,8 +291,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def report(sections: Sequence[Section], options: argparse.Namespace) -> str:
-    """All sections as Markdown, ratios first."""
+def report(sections: Sequence[Section], options: argparse.Namespace, seconds: float) -> str:
+    """All sections as Markdown, ratios first; how long it took to measure them."""
     verdict = {None: "", True: "yes", False: "no"}
     ratios = [[r.what, r.value, r.target, verdict[r.holds]] for section in sections for r in section.ratios]
     cores = os.cpu_count()
@@ -302,7 +303,7 @@ def report(sections: Sequence[Section], options: argparse.Namespace) -> str:
         "Times are medians of processor time of one thread, wall time beside it. Absolute times are those of the\n"
         "machine and of what else ran on it; ratios were taken in turns, in one run.",
         f"{platform.machine()}, {cores} cores, load {load:.1f} when this was written, "
-        f"Python {platform.python_version()}, {options.repeat} repetitions.",
+        f"Python {platform.python_version()}, {options.repeat} repetitions; measured in {seconds / 60:.0f} minutes.",
         "## Ratios",
         _table(["what", "measured", "target", "holds"], ratios),
     ]
@@ -332,14 +333,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(SECTIONS[options.json](Path(folder), options)))
         return 0
     sections = []
+    start = time.monotonic()
     for name in options.only or SECTIONS:
+        print(f"{time.monotonic() - start:.0f} s: {name}", file=sys.stderr)
         numbers = ["--repeat", options.repeat, "--images", options.images, "--slices", options.slices, "--sides"]
         command = [sys.executable, str(Path(__file__).resolve()), "--json", name, *map(str, [*numbers, *options.sides])]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment)
         title, ratios, *rest = json.loads(done.stdout.splitlines()[-1])
         sections.append(Section(title, [Ratio(*ratio) for ratio in ratios], *rest))
-    text = report(sections, options)
+    text = report(sections, options, time.monotonic() - start)
     print(text)
     if options.write:
         REPORT.write_text(text, encoding="utf-8")
