@@ -370,6 +370,8 @@ def _of_local_ray() -> dict[str, str | None]:
     variables: dict[str, str | None] = {
         name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     }
+    # Ray would let its workers wait for everything else on the machine; they are to do as local processes do.
+    variables["RAY_worker_niceness"] = os.environ.get("RAY_worker_niceness", "0")
     # Ray 2.59 and later ask for a token unless told otherwise, and put one into the home folder if there is none.
     return variables | {PASSPHRASE_ENV: None, "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN", _token())}
 

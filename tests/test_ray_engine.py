@@ -52,6 +52,7 @@ def cluster(server: str) -> Iterator[None]:
         patch.setenv("PYTHONPATH", HERE)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+        patch.setenv("RAY_worker_niceness", "0")  # by itself Ray lets its workers wait for everything else
         ray.init(
             address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 << 20
         )

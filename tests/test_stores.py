@@ -8,7 +8,9 @@ import copy
 import json
 import os
 import pickle
+import re
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -247,6 +249,32 @@ def test_odd_objects_and_wrong_folders(server: str, keys: Path, tmp_path: Path) 
         protect(keys, source, notes, source)
     with pytest.raises(ValueError, match="folder of this machine"):
         protect(keys, out, None, source)
+
+
+def test_how_many_requests_a_file_takes(
+    server: str, keys: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What docs/scale-out.md says of it."""
+    source, out = remote("s3://scans/requests/in"), remote("s3://scans/requests/out")
+    for number in range(3):
+        store.write(source / f"{number}.png", samples.png(number))
+    caplog.clear()
+    with caplog.at_level("INFO", "werkzeug"):
+        protect(keys, out, tmp_path / "p", source)
+        first = requests(caplog)
+        protect(keys, out, tmp_path / "p", source, resume=True)
+        again = requests(caplog)
+    # To plan, both folders are looked at (HEAD, LIST) and the sources listed; the rest is for the three files.
+    assert first == {"HEAD": 2 + 3 * 5, "GET": 3 + 3 * 4, "PUT": 3}
+    # One result is looked for, which would tell whether a passphrase is the same; then each source and each result.
+    assert again == {"HEAD": 3 + 3 * 2, "GET": 3}
+
+
+def requests(caplog: pytest.LogCaptureFixture) -> dict[str, int]:
+    """How often the store was asked since the last time, by method; lists and contents are both ``GET``."""
+    methods = re.findall(r'"(?:\x1b\[[0-9;]*m)*([A-Z]+) /', "\n".join(record.getMessage() for record in caplog.records))
+    caplog.clear()
+    return dict(Counter(methods))
 
 
 def test_what_the_command_line_refuses(
