@@ -321,6 +321,19 @@ class TestResume:
             assert len(report.kept) == 3 and again.worked == []
             assert lines(out)[-1]["adopted"] is True
 
+    def test_an_output_of_an_earlier_intent_is_adopted(self, folder: Path) -> None:
+        """A worker that was given up wrote what it was about to, after another had been asked to do the file."""
+        self.run(folder, Copies())
+        out = folder.parent / "out"
+        *text, done = (out / MANIFEST_NAME).read_text().splitlines(keepends=True)
+        later = json.loads(text[-1])
+        assert later["kind"] == "intent" and json.loads(done)["status"] == "done"
+        later["outputs"][0]["sha256"] = hashlib.sha256(b"another mark").hexdigest()
+        (out / MANIFEST_NAME).write_text("".join(text) + json.dumps(later) + "\n")
+        again = Copies()
+        report = self.run(folder, again, resume=True)
+        assert len(report.kept) == 3 and again.worked == [] and lines(out)[-1]["adopted"] is True
+
     def test_half_of_a_pair_is_made_anew(self, folder: Path) -> None:
         """Killed between the sidecar and its image."""
         out = folder.parent / "out"
