@@ -34,9 +34,11 @@ def pixels(side: int, seed: int = 0) -> NDArray[np.int16]:
     return np.rint(large + noise).clip(-2000, 4000).astype(np.int16)
 
 
-def slice_of(side: int, seed: int = 0) -> bytes:
-    """A DICOM file of one slice, 16 bits, Explicit VR Little Endian."""
+def slice_of(side: int, seed: int = 0, private: bool = True) -> bytes:
+    """A DICOM file of one slice, 16 bits, Explicit VR Little Endian; two thirds of its elements are private ones."""
     data_set = pydicom.dcmread(io.BytesIO(_source()))
+    if not private:
+        data_set.remove_private_tags()
     data_set.Rows = data_set.Columns = side
     data_set.PixelData = pixels(side, seed).tobytes()
     del data_set.DataSetTrailingPadding

@@ -80,16 +80,17 @@ def _shown(times: Times) -> list[str]:
     return [f"{times.cpu:.1f}", f"{times.wall:.1f}"]
 
 
-def _keys(folder: Path, kind: str) -> tuple[Path, Any]:
+def _keys(folder: Path, kind: str, name: str = "key") -> tuple[Path, Any]:
     """Path of a fresh private key, and its recipient."""
     from monai_miadmark.keys import generate_identity, save_key_pair
 
     who = generate_identity(kind)
-    return save_key_pair(who, folder / kind).private, who.recipient
+    return save_key_pair(who, folder / name).private, who.recipient
 
 
 def load(folder: Path, options: argparse.Namespace) -> Section:
     """Authorized loading in memory against plain loading of the original."""
+    import pydicom
     from monai.transforms import LoadImage
 
     from monai_miadmark import pipeline
@@ -98,13 +99,16 @@ def load(folder: Path, options: argparse.Namespace) -> Section:
     from monai_miadmark.transforms import MIADMarkReader
 
     marker = load_marker()
-    source = images.slice_of(512)
-    (folder / "original.dcm").write_bytes(source)
     plain = LoadImage(reader="PydicomReader")
     plain.readers = plain.readers[-1:]  # LoadImage keeps its other readers, and asks them first where it may
     ratios, rows = [], []
-    for kind in ("hybrid", "x25519"):
-        key, recipient = _keys(folder, kind)
+    # The header that the file has, and, for comparison, a short one: of plain loading, most is spent on the header.
+    for kind, private in (("hybrid", True), ("x25519", True), ("hybrid", False)):
+        source = images.slice_of(512, private=private)
+        original = folder / "original.dcm"
+        original.write_bytes(source)
+        elements = len(pydicom.dcmread(original))
+        key, recipient = _keys(folder, kind, f"{kind}-{private}")
         for style in ("visible", "invisible"):
             protected = folder / f"{kind}-{style}.dcm"
             made = pipeline.protect_bytes(
@@ -113,16 +117,32 @@ def load(folder: Path, options: argparse.Namespace) -> Section:
             protected.write_bytes(made.data)
             ours = LoadImage(reader=MIADMarkReader(key))
             ours.readers = ours.readers[-1:]
-            assert (ours(protected).numpy() == plain(folder / "original.dcm").numpy()).all()
-            theirs, times = in_turns(
-                options.repeat, [lambda: plain(folder / "original.dcm"), lambda o=ours, p=protected: o(p)]
-            )
+            assert (ours(protected).numpy() == plain(original).numpy()).all()
+            theirs, times = in_turns(options.repeat, [lambda p=original: plain(p), lambda o=ours, p=protected: o(p)])
             share = theirs.cpu / times.cpu
-            what = f"authorized loading, throughput as a share of plain loading ({kind}, {style})"
-            ratios.append(Ratio(what, f"{share:.2f}", "≥ 0.8", share >= 0.8))
-            rows.append([kind, style, *_shown(theirs), *_shown(times)])
-    head = ["recipient", "style", "plain, CPU ms", "plain, wall ms", "authorized, CPU ms", "authorized, wall ms"]
-    return Section("Loading a 512 x 512 int16 DICOM file", ratios, head, rows, "Plain: PydicomReader of the original.")
+            what = f"authorized loading, throughput as a share of plain loading ({kind}, {style}"
+            if private:
+                ratios.append(Ratio(f"{what})", f"{share:.2f}", "≥ 0.8", share >= 0.8))
+            else:
+                ratios.append(Ratio(f"{what}, header of {elements} elements)", f"{share:.2f}"))
+            rows.append([kind, style, str(elements), *_shown(theirs), *_shown(times), f"{times.cpu - theirs.cpu:.1f}"])
+    head = [
+        "recipient",
+        "style",
+        "elements",
+        "plain, CPU ms",
+        "plain, wall ms",
+        "authorized, CPU ms",
+        "authorized, wall ms",
+        "more, CPU ms",
+    ]
+    return Section(
+        "Loading a 512 x 512 int16 DICOM file",
+        ratios,
+        head,
+        rows,
+        "Plain: PydicomReader of the original. Most of its time goes into the header, element by element.",
+    )
 
 
 def remove(folder: Path, options: argparse.Namespace) -> Section:

@@ -258,7 +258,7 @@ def _transform(
     values: NDArray[Any], mark: ImageMark, bounds: Bounds, padding: tuple[int, int] | None, undo: bool
 ) -> NDArray[Any]:
     """Apply or undo a mark part by part; samples that do not move are copied bit by bit."""
-    result = values.copy()
+    result = np.empty(values.shape, values.dtype)
     limits = _limits(values.dtype, bounds, padding)
     channels = values.shape[3]
     floats = values.dtype.kind == "f"
@@ -270,10 +270,13 @@ def _transform(
         old, out = values[place], result[place]
         mask = None if mark.mask is None else mark.mask[place]
         if part.cover is None or mark.logo is None:
-            move(old, out, part.shift, None, mask, limits, undo)
+            if part.shift is None:
+                out[...] = old
+            else:
+                move(old, out, part.shift, None, mask, limits, undo)
             continue
         # Only the samples that bear ink, one after the other; by number, since masks take several times as long.
-        where = np.flatnonzero(part.cover)
+        where = np.flatnonzero(part.cover != 0)  # of truth values, which is several times as quick
         each = (where[:, None] * channels + np.arange(channels)).reshape(-1)
         some = old.reshape(-1)[each].reshape(-1, channels)
         moved = np.empty_like(some)
@@ -322,7 +325,7 @@ class _Ink(NamedTuple):
 
 
 def _parts(mark: ImageMark, shape: tuple[int, ...]) -> Iterator[_Part]:
-    """Of each slice first the bands that the field moves, then once more the samples that bear ink, with the ink.
+    """Of each slice first the whole, with the field alone, then once more the samples that bear ink, with the ink.
 
     Ink takes many times the work of the field, and most logos are small.
     """
@@ -336,6 +339,8 @@ def _parts(mark: ImageMark, shape: tuple[int, ...]) -> Iterator[_Part]:
         if planes is not None:
             for rows in _bands(slice(0, height), width * channels):
                 yield _Part(index, rows, slice(0, width), _shift(upsampler, planes, top, mark.step, rows), None)
+        else:
+            yield _Part(index, slice(0, height), slice(0, width), None, None)
         plane = None if mark.logo is None else mark.logo.coverage(index, *grid)
         if plane is None or mark.logo is None or not plane.any():
             continue

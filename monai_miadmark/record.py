@@ -387,9 +387,9 @@ def _read_correction(
         correction[every] = unplanes(sections.take("values", count * width), width)
         return correction.reshape(shape)
     # Few: a number for each takes less room than a word for each sample, and less time.
-    filled = np.flatnonzero(packed)
+    filled = np.flatnonzero(packed != 0)
     require(len(filled) <= count, "correction")
-    bit = np.flatnonzero(np.unpackbits(packed[filled]))
+    bit = np.flatnonzero(np.unpackbits(packed[filled]).view(np.bool_))
     where = 8 * filled[bit >> 3] + (bit & 7)
     require(len(where) == count and (not count or int(where[-1]) < size), "correction")
     return SparseCorrection(shape, where, unplanes(sections.take("values", count * width), width))
