@@ -505,7 +505,8 @@ def _check_manifest(data: bytes) -> str:
     if found[0] != found[1]:
         raise Broken("the manifest reads differently the second time")
     finished, intended, _ = found[0]
-    for source, entry in {**finished, **intended}.items():
+    entries = [*finished.items(), *((source, entry) for source, several in intended.items() for entry in several)]
+    for source, entry in entries:
         for name in (source, *(output for output, _ in entry.outputs)):
             if os.path.isabs(name) or ".." in Path(name).parts or "\0" in name or not name:
                 raise Broken("a path that leads out of the folder")
