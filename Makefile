@@ -26,7 +26,7 @@ FIRST := $(if $(LIMIT),--limit $(LIMIT))
 MODALITIES := brain_mri fundus skin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup venv demo test lint format types unit test-label test-deploy test-gateway kill fuzz bench train results clean
+.PHONY: help setup venv demo test lint format types unit docs test-label test-deploy test-gateway kill fuzz bench train results clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
 	$(PIP) hatchling
-	$(PIP) --no-build-isolation -e '.[dev,demo,pretrained,evaluation,dicom,gateway,tiff,interop,report,completion,ray,remote,store]'
+	$(PIP) --no-build-isolation -e '.[dev,demo,pretrained,evaluation,dicom,gateway,tiff,interop,report,completion,docs,ray,remote,store]'
 	touch $@
 
 demo: $(STAMP) ## protect and restore real images, with a picture of it
@@ -61,6 +61,10 @@ types: $(STAMP) ## mypy
 # One thread each: the tests' networks are tiny, and threads that wait for each other on a busy machine take minutes.
 unit: $(STAMP) ## pytest; PYTEST_ARGS="-k record" for a part
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+# tests/test_docs_site.py builds the same site; to it, and here, a warning is an error.
+docs: $(STAMP) ## build/site: the pages of docs/ as a site, with its notebook executed (a minute)
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -E -W --keep-going -q -d build/trees docs build/site
 
 # MONAI Label needs other versions of pydicom and numpy, so it has an environment of its own. --no-deps: the file names
 # all that is needed, and what packages ask for beyond it (torchvision, SAM-2, ITK as a whole) is some gigabytes.
