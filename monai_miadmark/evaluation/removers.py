@@ -143,6 +143,17 @@ def _gamma(picture: _Picture, exponent: float) -> _Picture:
     return np.power(picture, np.float32(exponent))
 
 
+def _mirrored(picture: _Picture) -> _Picture:
+    """Left for right: models that were trained on mirrored images too lose nothing by it, a mark might."""
+    return picture[:, ::-1]
+
+
+def _turned(picture: _Picture, degrees: float) -> NDArray[Any]:
+    """Turn counterclockwise about the middle, bilinear; the border is repeated outside."""
+    turned: NDArray[Any] = ndimage.rotate(picture, degrees, reshape=False, order=1, mode="nearest")
+    return turned
+
+
 def _resized(picture: _Picture, size: tuple[int, int], mode: str) -> _Picture:
     """Bilinear or bicubic interpolation to ``size`` (height, width), low-pass filtered where it shrinks."""
     planes = torch.from_numpy(np.atleast_3d(picture)).permute(2, 0, 1)[None]
@@ -207,6 +218,9 @@ FILTERS: Mapping[str, Remover] = MappingProxyType(
         "scaling 0.5": partial(_each, _down_up, factor=0.5),
         # Nearly the ratio of the paper's sizes, 299 to 331.
         "resize and pad": partial(_each, _resize_and_pad, smallest=0.85),
+        # What training with flips and small rotations makes models indifferent to.
+        "mirror": partial(_each, _mirrored),
+        "rotation 10": partial(_each, _turned, degrees=10),
         # Middle gray becomes 0.62: a change far larger than a mark, but the same for equal values.
         "gamma 0.7": partial(_each, _gamma, exponent=0.7),
     }
