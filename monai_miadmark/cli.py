@@ -55,7 +55,7 @@ from monai_miadmark.tasks import (
 
 __all__ = ["main"]
 
-_FAILED, _USAGE, _INTERRUPTED, _TERMINATED = 1, 2, 130, 143
+_FAILED, _USAGE, _INTERRUPTED, _PIPE_CLOSED, _TERMINATED = 1, 2, 130, 141, 143
 
 _HINTS = {
     "WrongKeyError": "miadmark inspect FILE lists the key ids that open it; give one of these keys with -i",
@@ -87,7 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = command_line(_VERBS).parse_args(arguments)
         with _environment(options.verbose):
             status: int = options.run(options)
+            sys.stdout.flush()
             return status
+    except BrokenPipeError:
+        # Whoever read the output has had enough, as `head` does; the interpreter must not try to write the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_CLOSED
     except UsageError as error:
         _say(str(error))
         _say(f"hint: {error.hint}")

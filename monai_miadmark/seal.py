@@ -336,7 +336,7 @@ def _verify_header(header: Header, protected_pixels: bytes | None, signer: Verif
             raise SignatureError("the record is not signed, but a signature was demanded")
         return None
     if signer is not None and signature.verifier != signer:
-        raise SignatureError(f"the record is signed by {signature.verifier!r}, not by {signer!r}")
+        raise SignatureError(f"the record is signed by {signature.verifier}, not by {signer}")
     signature.verifier.verify(_signed_message(header.protected_pixels, header.commitment), signature.signature)
     return signature.verifier
 

@@ -56,7 +56,7 @@ class Verifier:
         try:
             self._key.verify(signature, message)
         except (InvalidSignature, ValueError):
-            raise SignatureError(f"the signature is not a valid one by {self!r}") from None
+            raise SignatureError(f"the signature is not a valid one by {self}") from None
 
     def public_bytes(self) -> bytes:
         """SubjectPublicKeyInfo DER."""
@@ -68,6 +68,9 @@ class Verifier:
 
     def __repr__(self) -> str:
         return f"Verifier(kind={self.kind!r}, key_id={self.key_id.hex()!r})"
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.key_id.hex()}"  # as keygen and inspect name it
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Verifier) and other._public == self._public

@@ -593,6 +593,18 @@ print(status, [name for name in ("torch", "monai", "ignite") if name in sys.modu
     assert (tmp_path / "r" / "ct.dcm").read_bytes() == samples.ct()
 
 
+def test_a_reader_that_has_had_enough(protected: Path, tmp_path: Path) -> None:
+    """``miadmark inspect ... | head -1`` ends without a trace, in a process of its own."""
+    command = [sys.executable, "-m", "monai_miadmark", "inspect", "p/ct.dcm", "--json"]
+    paths = os.pathsep.join([str(Path(cli.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONPATH": paths}
+    result = subprocess.run(command, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, check=False, env=environment)
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (141, b"")
+
+
 def _weights() -> bool:
     """Whether the bundle has its weights, without importing torch."""
     spec = find_spec("monai_miadmark")
