@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,8 @@ def running() -> Iterator[str]:
         }.items():
             patch.setenv(name, value)
         s3fs.S3FileSystem.clear_instance_cache()
+        # What moto holds is of the process, not of the server: buckets of an earlier one would still be there.
+        urllib.request.urlopen(urllib.request.Request(f"{address}/moto-api/reset", method="POST"), timeout=30).close()
         try:
             s3fs.S3FileSystem(use_listings_cache=False).mkdir("scans")
             yield address
