@@ -29,6 +29,9 @@ import images
 REPORT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 MIB = 1 << 20
 
+_THREADS, _FRAMES = 2, 64
+"""Of one process that protects a series: as many as the machine that targets are for has cores; and how long it is."""
+
 
 class Times(NamedTuple):
     """Medians, in milliseconds."""
@@ -206,10 +209,11 @@ def protect(folder: Path, options: argparse.Namespace) -> Section:
             [f"{side} x {side}", *_shown(times), f"{1e3 / times.wall:.1f}", f"{pixel:.0f}", f"{pixel / unit:.2f}"]
         )
         if side == 512:
-            speed = 1e3 / times.wall
-            ratios.append(
-                Ratio("slices of 512 x 512 protected in a second, wall time", f"{speed:.1f}", "≥ 20", speed >= 20)
-            )
+            alone = 1e3 / times.wall
+            ratios.append(Ratio("files of one slice of 512 x 512 protected in a second, one thread", f"{alone:.1f}"))
+            speed = _child("speed", side, _FRAMES, _THREADS)
+            what = f"slices of 512 x 512 protected in a second, one process, {_THREADS} threads, a file of {_FRAMES}"
+            ratios.append(Ratio(what, f"{speed:.1f}", "≥ 20", speed >= 20))
     if len(rows) > 1:
         ratios.append(Ratio(f"time a megapixel, {rows[-1][0]} as a share of {rows[0][0]}", rows[-1][-1]))
     head = ["image", "CPU ms", "wall ms", "slices a second", "wall ms a megapixel", "as a share of the first"]
@@ -238,15 +242,17 @@ def record(folder: Path, options: argparse.Namespace) -> Section:
     return Section("Size of the sealed record of a slice", ratios, ["style", "image", "KiB", "% of the file"], rows)
 
 
-def _child(what: str, side: int, count: int) -> int:
-    """Peak memory in MiB of a process that does one thing."""
+def _child(what: str, side: int, count: int, threads: int = 1) -> float:
+    """Peak memory in MiB of a process that does one thing; of ``speed``, slices a second."""
     command = [sys.executable, str(Path(__file__).resolve()), "--child", what, str(side), str(count)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    return int(json.loads(done.stdout.splitlines()[-1]))
+    # What waits must not spin: that would be counted as work.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment)
+    return float(json.loads(done.stdout.splitlines()[-1]))
 
 
-def child(what: str, side: int, count: int) -> int:
-    """What :func:`_child` measures, in the child: peak memory in MiB."""
+def child(what: str, side: int, count: int) -> float:
+    """What :func:`_child` measures, in the child."""
     from monai_miadmark import files, pipeline
     from monai_miadmark.keys import generate_identity
     from monai_miadmark.marker import load_marker
@@ -258,6 +264,15 @@ def child(what: str, side: int, count: int) -> int:
         folder = Path(name)
         if what == "nothing":
             load_marker().specialist("brain_mri", images.pixels(64)[None, :, :, None].astype("float32") / 4000)
+        elif what == "speed":
+            frames, marker = images.series_of(side, count), load_marker()
+            visible = ProtectOptions(preset="fast", modality="brain_mri")
+            walls = []
+            for _ in range(4):
+                start = time.perf_counter()
+                pipeline.protect_bytes(frames, "a.dcm", [who.recipient], marker, visible)
+                walls.append(time.perf_counter() - start)
+            return count / median(walls[1:])  # the first loads the weights
         elif what == "frames":
             (folder / "a.dcm").write_bytes(images.series_of(side, count))
             files.protect_file(folder / "a.dcm", folder / "p", [who.recipient], load_marker(), chosen)
@@ -274,22 +289,22 @@ def child(what: str, side: int, count: int) -> int:
 def memory(folder: Path, options: argparse.Namespace) -> Section:
     """Peak memory of processes that protect."""
     idle = _child("nothing", 0, 0)
-    rows = [["nothing: networks and libraries", str(idle), ""]]
+    rows = [["nothing: networks and libraries", f"{idle:.0f}", ""]]
     ratios = []
     for side in options.sides:
         peak = _child("files", side, 1)
-        rows.append([f"one file of {side} x {side}", str(peak), f"{(peak - idle) * MIB / side**2:.0f}"])
+        rows.append([f"one file of {side} x {side}", f"{peak:.0f}", f"{(peak - idle) * MIB / side**2:.0f}"])
     count = options.slices
     for number in (max(1, count // 10), count):
         peak = _child("files", 512, number)
-        rows.append([f"{number} files of 512 x 512, one after the other", str(peak), ""])
+        rows.append([f"{number} files of 512 x 512, one after the other", f"{peak:.0f}", ""])
     what = f"GB at most, a series of {count} files of 512 x 512"
     ratios.append(Ratio(what, f"{peak * MIB / 1e9:.2f}", "≤ 1.5", peak * MIB <= 1.5e9))
     frames = [max(1, count // 100), max(2, count // 20)]
     peaks = [_child("frames", 512, number) for number in frames]
     for number, peak in zip(frames, peaks, strict=True):
         rows.append(
-            [f"one file of {number} frames of 512 x 512", str(peak), f"{(peak - idle) * MIB / number / 512**2:.0f}"]
+            [f"one file of {number} frames of 512 x 512", f"{peak:.0f}", f"{(peak - idle) * MIB / number / 512**2:.0f}"]
         )
     growth = (peaks[1] - peaks[0]) * MIB / (frames[1] - frames[0]) / (2 * 512**2)
     ratios.append(Ratio("memory that a further frame of one file takes, as a multiple of its samples", f"{growth:.1f}"))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from monai_miadmark.field import BLOCK, MAX_SCALE, UNITS, spread
 from monai_miadmark.likeness import C2, RADIUS, Likeness
+from monai_miadmark.threads import in_threads, usable_threads
 
 __all__ = ["Visibility", "block_scales", "cell_budget", "fit_to_likeness", "likeness_budget", "visibility_map"]
 
@@ -104,15 +105,15 @@ def likeness_budget(
     Returns:
         ``(N, h, w)`` amplitudes as fractions of the window, at most ``model.ceiling``.
     """
-    weights = visibility_map(display, model)
-    budget = np.zeros_like(weights)
     # Least factors that matter: 0.01 in the region, and outside, where a usual factor is about one, the same.
     region_steps, steps, every = (7, 12, 2) if quick else (24, 24, 1)
-    for n, plane in enumerate(display):
-        variance = Likeness(plane, every).variance.astype(np.float64)
+
+    def of_slice(n: int) -> NDArray[np.float64]:
+        weights = visibility_map(display[n : n + 1], model)[0]
+        variance = Likeness(display[n], every).variance.astype(np.float64)
         inside, counted = region[n], ~logo[n]
 
-        def ssim(amplitude: NDArray[np.float64], variance: NDArray[np.float64] = variance) -> NDArray[np.float64]:
+        def ssim(amplitude: NDArray[np.float64]) -> NDArray[np.float64]:
             # Noise that does not depend on the image adds to one variance in (2 cov + C2) / (var + var' + C2).
             noise = _ROUGH * _POWER * amplitude[::every, ::every] ** 2
             similar: NDArray[np.float64] = ((2 * variance + C2) / (2 * variance + noise + C2)).mean(axis=0)
@@ -121,29 +122,18 @@ def likeness_budget(
         def error(amplitude: NDArray[np.float64]) -> NDArray[np.float64]:
             return _POWER * amplitude**2
 
-        flat = np.where(weights[n] > 0, region_budget, 0.0)
-        within = _largest_gain(
-            lambda g: g * flat,  # noqa: B023
-            ssim,
-            error,
-            inside & counted,
-            model.region_ssim,
-            0.0,
-            1.0,
-            region_steps,
-            every,
+        flat = np.where(weights > 0, region_budget, 0.0)
+        least = model.region_ssim
+        there = flat * _largest_gain(
+            lambda gain: gain * flat, ssim, error, inside & counted, least, 0.0, 1.0, region_steps, every
         )
-        there = within * flat
 
-        def amplitude(
-            gain: float, n: int = n, inside: NDArray[np.bool_] = inside, there: NDArray[np.float64] = there
-        ) -> NDArray[np.float64]:
-            return np.where(inside, there, np.minimum(gain * weights[n], model.ceiling))
+        def amplitude(gain: float) -> NDArray[np.float64]:
+            return np.where(inside, there, np.minimum(gain * weights, model.ceiling))
 
-        budget[n] = amplitude(
-            _largest_gain(amplitude, ssim, error, counted, model.ssim, model.psnr, 32.0, steps, every)
-        )
-    return budget
+        return amplitude(_largest_gain(amplitude, ssim, error, counted, model.ssim, model.psnr, 32.0, steps, every))
+
+    return np.stack(list(in_threads(of_slice, range(len(display)), usable_threads())))
 
 
 def fit_to_likeness(
@@ -174,7 +164,8 @@ def fit_to_likeness(
         ``(N, h, w)``: outside the region at most twice the budget, and at most ``model.ceiling``.
     """
     fitted = budget.copy()
-    for n, plane in enumerate(display):
+
+    def fit(n: int) -> None:
         inside, counted = region[n] & ~logo[n], ~logo[n]
         for part, judged, most, least_ssim, least_psnr in (
             (inside, inside, region_budget, model.region_ssim, 0.0),
@@ -183,7 +174,7 @@ def fit_to_likeness(
             # What a window of SSIM does not reach from there need not be computed: the region is a small box.
             near = _around(judged)
             fitted[n][near] = _fitted_part(
-                plane[near],
+                display[n][near],
                 images[n][near],
                 np.rint(fraction[n][near] * 2) / 2,
                 budget[n][near],
@@ -195,6 +186,9 @@ def fit_to_likeness(
                 least_psnr,
                 quick,
             )
+
+    for _ in in_threads(fit, range(len(display)), usable_threads()):
+        pass
     return fitted
 
 
@@ -340,13 +334,16 @@ def cell_budget(scales: NDArray[np.uint8], height: int, width: int) -> NDArray[n
 
 
 def _box_mean(planes: NDArray[np.float64], radius: int) -> NDArray[np.float64]:
-    """Mean over a square window of side ``2 radius + 1``, edges repeated, by running sums: ``(N, h, w)``."""
+    """Mean over a square window of side ``2 radius + 1``, edges repeated: ``(N, h, w)``."""
     for axis in (1, 2):
         pad = [(0, 0)] * 3
-        pad[axis] = (radius + 1, radius)
-        sums = np.cumsum(np.pad(planes, pad, mode="edge"), axis=axis)
-        size, side = planes.shape[axis], 2 * radius + 1
-        first = np.take(sums, range(size), axis=axis)
-        last = np.take(sums, range(side, side + size), axis=axis)
-        planes = (last - first) / side
+        pad[axis] = (radius, radius)
+        padded = np.pad(planes, pad, mode="edge")
+        size = planes.shape[axis]
+        # Whole planes, moved and added: for so small a window quicker than running sums.
+        sums = padded[:, :size].copy() if axis == 1 else padded[:, :, :size].copy()
+        for first in range(1, 2 * radius + 1):
+            sums += padded[:, first : first + size] if axis == 1 else padded[:, :, first : first + size]
+        sums /= 2 * radius + 1
+        planes = sums
     return planes

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from monai_miadmark.diversity import InputDiversity, gaussian_blur
 from monai_miadmark.generator import LATENT_SIZE, PerturbationGenerator
 from monai_miadmark.surrogates import SurrogateEnsemble, expected_margin, plausible_margin, to_square
+from monai_miadmark.threads import in_threads
 
 __all__ = ["EnsembleCritic", "GeneratorPerturber", "GradientPerturber", "latent_tensor", "random_generator"]
 
@@ -61,13 +62,14 @@ class GeneratorPerturber:
     ) -> NDArray[np.float32]:
         """See :class:`monai_miadmark.marking.Perturber`."""
         latents = latent_tensor(latent, len(images))
-        fields = []
-        with torch.inference_mode():
-            for part in _batches(len(images)):
-                x, b = _tensor(images[part], self.device), _tensor(budget[part], self.device)
-                field = self.generator(x if x.shape[1] in (1, 3) else x.mean(1, True), b, latents[part].to(self.device))
-                fields.append(field.cpu().numpy())
-        return np.concatenate(fields)
+
+        @torch.inference_mode()
+        def field_of(part: slice) -> NDArray[np.float32]:
+            x, b = _tensor(images[part], self.device), _tensor(budget[part], self.device)
+            field = self.generator(x if x.shape[1] in (1, 3) else x.mean(1, True), b, latents[part].to(self.device))
+            return np.asarray(field.cpu().numpy(), np.float32)
+
+        return np.concatenate(list(_beside_each_other(field_of, len(images), self.device)))
 
 
 class GradientPerturber:
@@ -120,8 +122,6 @@ class GradientPerturber:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(steps={self.steps}, start={self.start!r}, device={str(self.device)!r})"
 
-    @torch.inference_mode(False)  # protection may run inside a caller's evaluation, and needs gradients there too
-    @torch.enable_grad()
     def perturb(
         self, images: NDArray[np.float32], clean: NDArray[np.float32], budget: NDArray[np.float32], latent: bytes
     ) -> NDArray[np.float32]:
@@ -131,14 +131,19 @@ class GradientPerturber:
         else:
             shape = (len(images), field_channels(images.shape[1]), *images.shape[2:])
             first = (torch.rand(shape, generator=random_generator(latent, "start")).numpy() - 0.5).astype(np.float32)
-        fields = []
-        parts = list(_batches(len(images)))
-        watched = tqdm(parts, desc="refine", unit="batch", leave=False, disable=True if len(parts) < 4 else None)
-        for number, part in enumerate(watched):
-            rng = random_generator(latent, f"steps {number}")
+
+        @torch.inference_mode(False)  # protection may run inside a caller's evaluation, and needs gradients there too
+        @torch.enable_grad()
+        def field_of(part: slice) -> NDArray[np.float32]:
+            rng = random_generator(latent, f"steps {part.start // _BATCH}")
             marked, plain, allowed, field = (_tensor(a[part], self.device) for a in (images, clean, budget, first))
-            fields.append(self._attack(marked, plain, allowed, field, rng).cpu().numpy())
-        return np.concatenate(fields)
+            return np.asarray(self._attack(marked, plain, allowed, field, rng).cpu().numpy(), np.float32)
+
+        fields = _beside_each_other(field_of, len(images), self.device)
+        parts = -(-len(images) // _BATCH)
+        hidden = True if parts < 4 else None
+        watched = tqdm(fields, desc="refine", unit="batch", total=parts, leave=False, disable=hidden)
+        return np.concatenate(list(watched))
 
     def _attack(self, images: Tensor, clean: Tensor, budget: Tensor, field: Tensor, rng: torch.Generator) -> Tensor:
         """Descend on the margin of the classes that the ensemble sees in the clean images; ``(B, 1 or 3, h, w)``."""
@@ -193,8 +198,6 @@ class EnsembleCritic:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(members={len(self.ensemble.members)}, device={str(self.device)!r})"
 
-    @torch.inference_mode(False)
-    @torch.enable_grad()
     def saliency(self, images: NDArray[np.float32], quick: bool = False) -> NDArray[np.float32]:
         """Smoothed gradient-times-image of the consensus class, ``(N, h, w)``, summing to 1 on each slice.
 
@@ -202,9 +205,11 @@ class EnsembleCritic:
             images: ``(N, C, h, w)`` in [0, 1].
             quick: ask the first surrogate only, as training does.
         """
-        maps = []
         asked = list(self.ensemble.members)[: 1 if quick else None]
-        for part in _batches(len(images)):
+
+        @torch.inference_mode(False)
+        @torch.enable_grad()
+        def map_of(part: slice) -> NDArray[np.float32]:
             x = _colors(_tensor(images[part], self.device)).clone().requires_grad_()
             told = [member(x) for member in asked]
             labels = torch.stack([F.softmax(logits.detach(), 1) for logits in told]).mean(0).argmax(1)
@@ -214,8 +219,9 @@ class EnsembleCritic:
                 (gradient,) = torch.autograd.grad(score, x)
                 heat = gaussian_blur((gradient * x).abs().sum(1, True).detach(), max(x.shape[2:]) / 32)
                 total += heat / heat.sum((1, 2, 3), keepdim=True).clamp_min(1e-12)
-            maps.append((total / len(asked)).squeeze(1).cpu().numpy())
-        return np.concatenate(maps).astype(np.float32)
+            return np.asarray((total / len(asked)).squeeze(1).cpu().numpy(), np.float32)
+
+        return np.concatenate(list(_beside_each_other(map_of, len(images), self.device)))
 
     def effect(self, images: NDArray[np.float32], clean: NDArray[np.float32]) -> NDArray[np.float32]:
         """Mean negative margin of the clean image's classes, ``(N,)``: higher where the marked image misleads more.
@@ -243,6 +249,25 @@ def _margins(logits: Tensor, posterior: Tensor) -> Tensor:
 def _batches(count: int) -> Iterator[slice]:
     """Slices of at most ``_BATCH`` that cover ``count``."""
     return (slice(i, min(i + _BATCH, count)) for i in range(0, count, _BATCH))
+
+
+def _beside_each_other(
+    work: Callable[[slice], NDArray[np.float32]], count: int, device: torch.device
+) -> Iterator[NDArray[np.float32]]:
+    """Results for the batches of a stack, in their order; on a CPU several batches at a time.
+
+    Small convolutions share a second core badly: two batches with a thread each take about half of the time of one
+    batch after the other with two.
+    """
+    parts = list(_batches(count))
+    threads = torch.get_num_threads()
+    workers = min(threads, len(parts)) if device.type == "cpu" else 1
+    try:
+        # What a thread is told here holds for that thread, but for MKL, which is told anew afterwards.
+        yield from in_threads(work, parts, workers, lambda: torch.set_num_threads(threads // workers))
+    finally:
+        if workers > 1:
+            torch.set_num_threads(threads)
 
 
 def _tensor(array: NDArray[np.float32], device: torch.device) -> Tensor:

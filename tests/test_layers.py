@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "shell",
         "stores",
         "surrogates",
+        "threads",
         "wrapping",
     ),
     (
