@@ -94,15 +94,15 @@ def processor_seconds() -> float:
     return sum(ticks[pid] for pid in ticks if is_ours(pid)) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(slices: int, rounds: int, engine: str, preset: str) -> None:
+def measure(slices: int, side: int, rounds: int, engine: str, preset: str) -> None:
     """Runs in turns, and what they say."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "in").mkdir()
         for number in range(slices):
-            (root / "in" / f"{number:04}.dcm").write_bytes(images.slice_of(_SIDE, number))
+            (root / "in" / f"{number:04}.dcm").write_bytes(images.slice_of(side, number))
         save_key_pair(generate_identity("hybrid"), root / "k")
-        print(f"{slices} slices of {_SIDE} x {_SIDE}, preset {preset}, engine {engine}")
+        print(f"{slices} slices of {side} x {side}, preset {preset}, engine {engine}")
         print("workers  job s  first file s  files/s in the second half  CPU s a file  load")
         found: dict[int, list[dict[str, float]]] = {1: [], 2: []}
         for _ in range(rounds):
@@ -181,6 +181,7 @@ def main() -> None:
     """The script."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--slices", type=int, default=400)
+    parser.add_argument("--side", type=int, default=_SIDE, help="of the slices, in pixels")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--engine", choices=("ray", "local"), default="ray")
     parser.add_argument("--preset", default="fast")
@@ -193,7 +194,7 @@ def main() -> None:
     elif options.limits:
         limits()
     else:
-        measure(options.slices, options.rounds, options.engine, options.preset)
+        measure(options.slices, options.side, options.rounds, options.engine, options.preset)
 
 
 if __name__ == "__main__":
