@@ -298,6 +298,17 @@ class TestCritic:
         assert np.array_equal(quick, EnsembleCritic(first).saliency(pictures(2)))
         assert not np.array_equal(quick, EnsembleCritic(group).saliency(pictures(2)))
 
+    def test_quick_saliency_of_large_images_is_nearly_the_same(self) -> None:
+        """They are looked at in the size that the surrogate sees, and smoothed there."""
+        group, images = ensemble(1), pictures(3, 120, 96)
+        images[:, :, :40, 60:] = 0  # something to find
+        whole = EnsembleCritic(group).saliency(images)
+        quick = EnsembleCritic(group).saliency(images, quick=True)
+        assert quick.shape == whole.shape and not np.array_equal(quick, whole) and (quick >= 0).all()
+        np.testing.assert_allclose(quick.sum((1, 2)), 1, rtol=1e-4)
+        for one, other in zip(quick, whole, strict=True):
+            assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.9
+
     def test_saliency_of_black_is_nothing(self) -> None:
         saliency = EnsembleCritic(ensemble()).saliency(np.zeros((1, 1, 16, 16), np.float32))
         assert not saliency.any()
