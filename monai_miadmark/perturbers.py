@@ -24,6 +24,9 @@ __all__ = ["EnsembleCritic", "GeneratorPerturber", "GradientPerturber", "latent_
 _BATCH = 8
 """Slices handled at once: caches stay warm on a CPU and memory stays bounded for long stacks."""
 
+_BESIDE = 4
+"""Batches at a time, at most: each has its activations in memory, and machines may have very many cores."""
+
 
 def random_generator(latent: bytes, purpose: str) -> torch.Generator:
     """A torch generator seeded from a latent, different for each purpose."""
@@ -268,7 +271,7 @@ def _beside_each_other(
     """
     parts = list(_batches(count))
     threads = torch.get_num_threads()
-    workers = min(threads, len(parts)) if device.type == "cpu" else 1
+    workers = min(threads, len(parts), _BESIDE) if device.type == "cpu" else 1
     try:
         # What a thread is told here holds for that thread, but for MKL, which is told anew afterwards.
         yield from in_threads(work, parts, workers, lambda: torch.set_num_threads(threads // workers))

@@ -13,6 +13,7 @@ import torch
 from networks import ensemble, flat_budget, generator, pictures
 from threadpoolctl import threadpool_info
 
+from monai_miadmark import perturbers
 from monai_miadmark.budget import Visibility, fit_to_likeness, likeness_budget
 from monai_miadmark.perturbers import EnsembleCritic, GeneratorPerturber, GradientPerturber
 from monai_miadmark.threads import in_threads, usable_threads
@@ -99,3 +100,27 @@ def test_marks_of_a_stack_do_not_depend_on_threads(threads: None, monkeypatch: p
         found.append(fields)
     for alone, beside in zip(*found, strict=True):
         np.testing.assert_allclose(alone, beside, rtol=1e-4, atol=1e-5)
+
+
+def test_memory_does_not_grow_with_the_cores_of_the_machine(threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each batch has its activations: only some are worked on at a time, and share the threads that there are."""
+    torch.set_num_threads(8)
+    monkeypatch.setattr(perturbers, "_BATCH", 1)
+    at_once, most, lock = set(), [0], threading.Lock()
+    together = threading.Barrier(4)
+    inside = generator()
+
+    def seen(*arguments: torch.Tensor) -> torch.Tensor:
+        with lock:
+            at_once.add(threading.get_ident())
+            most[0] = max(most[0], len(at_once))
+        together.wait(30)
+        assert torch.get_num_threads() == 2
+        with lock:
+            at_once.discard(threading.get_ident())
+        together.wait(30)
+        return arguments[1] * 0
+
+    monkeypatch.setattr(inside, "forward", seen)
+    GeneratorPerturber(inside).perturb(pictures(12), pictures(12), flat_budget(12), b"k" * 32)
+    assert most == [4]
