@@ -11,15 +11,14 @@ import stat
 import subprocess
 import sys
 import types
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 import doubles
 import numpy as np
 import pytest
 import samples
+from commands import Run, Said, runner
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -30,38 +29,12 @@ from monai_miadmark.options import PRESETS
 from monai_miadmark.seal import inspect_envelope
 
 
-class Said(NamedTuple):
-    """What a run of the command gave."""
-
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Said]
-
-
 @pytest.fixture
 def miadmark(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Run the command in ``tmp_path`` with noise instead of networks."""
-    marker = types.ModuleType("monai_miadmark.marker")
-    marker.load_marker = doubles.load_marker  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "monai_miadmark.marker", marker)
     for name in PRESETS:  # how visible marks are has tests of its own; finding that out takes most of the time
         monkeypatch.setitem(PRESETS, name, doubles.BLUNT)
-    # In this process, where the noise is: spawned ones would load the networks. tests/test_engines.py has those.
-    monkeypatch.setattr(cli, "usable_cores", lambda: 1)
-    monkeypatch.delenv("MIADMARK_PASSPHRASE", raising=False)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> Said:
-        capsys.readouterr()
-        status = cli.main([str(a) for a in arguments])
-        said = capsys.readouterr()
-        assert all(line.startswith("miadmark: ") for line in said.err.splitlines()), said.err
-        return Said(status, said.out, said.err)
-
-    return run
+    return runner(capsys, monkeypatch, tmp_path)
 
 
 def results(folder: Path) -> dict[str, bytes]:

@@ -8,17 +8,15 @@ import io
 import json
 import subprocess
 import sys
-import types
-from collections.abc import Callable
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 import doubles
 import numpy as np
 import pytest
 import samples
+from commands import Run, runner
 from PIL import Image
 
 from monai_miadmark import cli, doctor
@@ -33,35 +31,10 @@ needs_report = pytest.mark.skipif(bool(missing_packages()), reason=f"not install
 needs_shtab = pytest.mark.skipif(find_spec("shtab") is None, reason="shtab is not installed")
 
 
-class Said(NamedTuple):
-    """What a run of the command gave."""
-
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Said]
-
-
 @pytest.fixture
 def miadmark(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Run the command in ``tmp_path`` with noise instead of networks."""
-    marker = types.ModuleType("monai_miadmark.marker")
-    marker.load_marker = doubles.load_marker  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "monai_miadmark.marker", marker)
-    monkeypatch.setattr(cli, "usable_cores", lambda: 1)
-    monkeypatch.delenv("MIADMARK_PASSPHRASE", raising=False)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> Said:
-        capsys.readouterr()
-        status = cli.main([str(a) for a in arguments])
-        said = capsys.readouterr()
-        assert all(line.startswith("miadmark: ") for line in said.err.splitlines()), said.err
-        return Said(status, said.out, said.err)
-
-    return run
+    return runner(capsys, monkeypatch, tmp_path)
 
 
 @pytest.fixture
