@@ -9,11 +9,11 @@ record as 8-bit block scales. Restoring never computes it again, so no machine h
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from types import EllipsisType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,12 @@ _ROUGH = 0.3
 
 _MOST_GAIN = 2.0
 """How far the amplitude may grow once the field is known: further, and the field would not be made for it."""
+
+_NEAR = 0.01
+"""Share of the amplitude that is left unused rather than sought for in a hurry."""
+
+_ENOUGH = 2048
+"""Windows whose mean similarity is known to about 0.002."""
 
 
 @dataclass(frozen=True)
@@ -100,38 +106,54 @@ def likeness_budget(
         region: ``(N, h, w)``, the part that a reader needs most.
         region_budget: largest amplitude there, fraction of the window.
         logo: ``(N, h, w)``, cells that likeness does not count.
-        quick: a hundredth less than what is left will do.
+        quick: a hundredth less than what is left will do, as some cells tell it.
 
     Returns:
         ``(N, h, w)`` amplitudes as fractions of the window, at most ``model.ceiling``.
     """
-    # Least factors that matter: 0.01 in the region, and outside, where a usual factor is about one, the same.
-    region_steps, steps, every = (7, 12, 2) if quick else (24, 24, 1)
 
     def of_slice(n: int) -> NDArray[np.float64]:
         weights = visibility_map(display[n : n + 1], model)[0]
-        variance = Likeness(display[n], every).variance.astype(np.float64)
         inside, counted = region[n], ~logo[n]
 
-        def ssim(amplitude: NDArray[np.float64]) -> NDArray[np.float64]:
-            # Noise that does not depend on the image adds to one variance in (2 cov + C2) / (var + var' + C2).
-            noise = _ROUGH * _POWER * amplitude[::every, ::every] ** 2
-            similar: NDArray[np.float64] = ((2 * variance + C2) / (2 * variance + noise + C2)).mean(axis=0)
-            return similar
+        def largest_gain(
+            amplitude: Callable[..., NDArray[np.float64]],
+            maps: Sequence[NDArray[Any]],
+            judged: NDArray[np.bool_],
+            limits: _Limits,
+        ) -> float:
+            likeness = Likeness(display[n], _spacing(judged, quick))
+            variance = likeness.variance.astype(np.float64)
+            sparse = [likeness.at_windows(cells) for cells in maps]
 
-        def error(amplitude: NDArray[np.float64]) -> NDArray[np.float64]:
-            return _POWER * amplitude**2
+            def ssim(made: NDArray[np.float64]) -> NDArray[np.float64]:
+                # Noise that does not depend on the image adds to one variance in (2 cov + C2) / (var + var' + C2).
+                noise = _ROUGH * _POWER * made**2
+                similar: NDArray[np.float64] = ((2 * variance + C2) / (2 * variance + noise + C2)).mean(axis=0)
+                return similar
+
+            return _largest_gain(
+                lambda gain: amplitude(gain, *sparse),
+                ssim,
+                lambda made: _POWER * made**2,
+                *likeness.counted(judged),
+                limits,
+                24,
+                _NEAR if quick else 0.0,
+            )
 
         flat = np.where(weights > 0, region_budget, 0.0)
-        least = model.region_ssim
-        there = flat * _largest_gain(
-            lambda gain: gain * flat, ssim, error, inside & counted, least, 0.0, 1.0, region_steps, every
+        there = flat * largest_gain(
+            lambda gain, flat: gain * flat, [flat], inside & counted, _Limits(model.region_ssim, 0.0, 1.0)
         )
 
-        def amplitude(gain: float) -> NDArray[np.float64]:
+        def amplitude(
+            gain: float, inside: NDArray[np.bool_], there: NDArray[np.float64], weights: NDArray[np.float64]
+        ) -> NDArray[np.float64]:
             return np.where(inside, there, np.minimum(gain * weights, model.ceiling))
 
-        return amplitude(_largest_gain(amplitude, ssim, error, counted, model.ssim, model.psnr, 32.0, steps, every))
+        maps = inside, there, weights
+        return amplitude(largest_gain(amplitude, maps, counted, _Limits(model.ssim, model.psnr, 32.0)), *maps)
 
     return np.stack(list(in_threads(of_slice, range(len(display)), usable_threads())))
 
@@ -158,7 +180,7 @@ def fit_to_likeness(
         region: ``(N, h, w)``.
         region_budget: largest amplitude there.
         logo: ``(N, h, w)``; stays as it is and is not counted.
-        quick: a fiftieth less than what is left will do.
+        quick: a hundredth less than what is left will do, as some cells tell it.
 
     Returns:
         ``(N, h, w)``: outside the region at most twice the budget, and at most ``model.ceiling``.
@@ -167,9 +189,9 @@ def fit_to_likeness(
 
     def fit(n: int) -> None:
         inside, counted = region[n] & ~logo[n], ~logo[n]
-        for part, judged, most, least_ssim, least_psnr in (
-            (inside, inside, region_budget, model.region_ssim, 0.0),
-            (counted & ~region[n], counted, model.ceiling, model.ssim, model.psnr),
+        for part, judged, most, limits in (
+            (inside, inside, region_budget, _Limits(model.region_ssim, 0.0, _MOST_GAIN)),
+            (counted & ~region[n], counted, model.ceiling, _Limits(model.ssim, model.psnr, _MOST_GAIN)),
         ):
             # What a window of SSIM does not reach from there need not be computed: the region is a small box.
             near = _around(judged)
@@ -182,8 +204,7 @@ def fit_to_likeness(
                 part[near],
                 judged[near],
                 most,
-                least_ssim,
-                least_psnr,
+                limits,
                 quick,
             )
 
@@ -201,14 +222,11 @@ def _fitted_part(
     part: NDArray[np.bool_],
     judged: NDArray[np.bool_],
     most: float,
-    least_ssim: float,
-    least_psnr: float,
+    limits: _Limits,
     quick: bool,
 ) -> NDArray[np.float64]:
     """Amplitudes ``(h, w)`` with those of one part scaled, the others as they were fitted before."""
-    # Every second window in both directions says nearly the same, at a third of the cost.
-    steps, every = (7, 2) if quick else (12, 1)
-    likeness = Likeness(plane, every)
+    likeness = Likeness(plane, _spacing(judged, quick))
 
     def scaled(gain: float) -> NDArray[np.float64]:
         return np.asarray(np.where(part, np.minimum(gain * budget, most), fitted), np.float64)
@@ -219,19 +237,8 @@ def _fitted_part(
         shown: NDArray[np.float32] = np.clip(image + levels * stored, 0, 1)
         return shown
 
-    return scaled(
-        _largest_gain(
-            changed,
-            likeness.ssim_map,
-            likeness.squared_error,
-            judged,
-            least_ssim,
-            least_psnr,
-            _MOST_GAIN,
-            steps,
-            every,
-        )
-    )
+    measured = likeness.ssim_map, likeness.squared_error, *likeness.counted(judged)
+    return scaled(_largest_gain(changed, *measured, limits, 12, _NEAR if quick else 0.0))
 
 
 def _around(cells: NDArray[np.bool_]) -> tuple[EllipsisType, slice, slice]:
@@ -247,31 +254,45 @@ def _around(cells: NDArray[np.bool_]) -> tuple[EllipsisType, slice, slice]:
     return ..., spans[0], spans[1]
 
 
+def _spacing(judged: NDArray[np.bool_], quick: bool) -> int:
+    """How far apart windows may stand: a few thousand of them tell the mean of any more."""
+    spacing = math.isqrt(np.count_nonzero(judged) // _ENOUGH) if quick else 1
+    return spacing if spacing > 1 and judged[::spacing, ::spacing].any() else 1
+
+
+class _Limits(NamedTuple):
+    """What a factor is limited by: least likeness, and its own largest value."""
+
+    ssim: float
+    psnr: float
+    gain: float
+
+
 def _largest_gain(
     made: Callable[[float], NDArray[Any]],
     ssim: Callable[[NDArray[Any]], NDArray[Any]],
     error: Callable[[NDArray[Any]], NDArray[Any]],
     judged: NDArray[np.bool_],
-    least_ssim: float,
-    least_psnr: float,
-    most: float,
+    windows: NDArray[np.bool_],
+    limits: _Limits,
     steps: int,
-    every: int = 1,
+    near: float = 0.0,
 ) -> float:
-    """Largest factor up to ``most``, in ``2**steps`` steps, with which the judged cells keep to a likeness.
+    """Largest factor, in ``2**steps`` steps, with which what is judged keeps to a likeness.
 
-    Error and similarity are those of what is ``made`` with a factor: an amplitude, or a changed image. Similarity may
-    be given for ``every`` second window only.
-    SSIM counts whole windows only, as everyone measures it: windows that hang over a black border all look alike.
+    Args:
+        made: what comes of a factor: an amplitude, or a changed image.
+        ssim: similarity around each place of what was made.
+        error: squared error at each place.
+        judged: places whose error counts.
+        windows: places whose similarity counts.
+        limits: likeness, and the largest factor that is wanted.
+        steps: how finely factors are told apart.
+        near: share of the factor that may be left unused.
     """
     if not judged.any():
-        return most
-    whole = np.zeros_like(judged)
-    whole[RADIUS : judged.shape[0] - RADIUS, RADIUS : judged.shape[1] - RADIUS] = True
-    windows = (judged & whole if (judged & whole).any() else judged)[::every, ::every]
-    if not windows.any():
-        windows = np.ones_like(windows)  # all that are near
-    largest_error = 10 ** (-least_psnr / 10)
+        return limits.gain
+    largest_error = 10 ** (-limits.psnr / 10)
 
     def excess(gain: float) -> float:
         """Above zero where the likeness does not hold; nearly a straight line, because errors grow with squares."""
@@ -281,23 +302,24 @@ def _largest_gain(
         if share > 4:  # far off: the similarity costs more and decides nothing
             return math.sqrt(share) - 1
         similar = float(ssim(tried)[windows].mean())
-        distance = math.sqrt(max(share, (1 - similar) / max(1 - least_ssim, 1e-9), 0.0)) - 1
+        distance = math.sqrt(max(share, (1 - similar) / max(1 - limits.ssim, 1e-9), 0.0)) - 1
         # The sign is that of the comparisons themselves, whatever the divisions round.
-        return min(distance, 0.0) if wrong <= largest_error and similar >= least_ssim else max(distance, 1e-12)
+        return min(distance, 0.0) if wrong <= largest_error and similar >= limits.ssim else max(distance, 1e-12)
 
-    above = excess(most)
+    above = excess(limits.gain)
     if above <= 0:
-        return most
+        return limits.gain
     # Where a bisection in so many steps would end, by the Illinois method: false position that halves the value at an
     # end which stays. Without a factor nothing of the likeness is used up.
     low, high, below, last = 0, 1 << steps, -1.0, 0
+    value = below
     for tries in count():
-        if high - low == 1:
+        if high - low == 1 or -near < value <= 0:
             break
         # Block scales are rounded: where the function is a staircase, its values lead nowhere.
         aim = 0.5 if tries >= 12 else below / (below - above)
         middle = min(max(low + round((high - low) * aim), low + 1), high - 1)
-        value = excess(most * middle / (1 << steps))
+        value = excess(limits.gain * middle / (1 << steps))
         side = 1 if value > 0 else -1
         if side > 0:
             high, above = middle, value
@@ -306,7 +328,7 @@ def _largest_gain(
             low, below = middle, value
             above /= 2 if last == side else 1
         last = side
-    return most * low / (1 << steps)
+    return limits.gain * low / (1 << steps)
 
 
 def block_scales(budget: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -318,13 +340,19 @@ def block_scales(budget: NDArray[np.float64]) -> NDArray[np.uint8]:
     Returns:
         ``(N, ceil(h / 4), ceil(w / 4))`` uint8 field units, rounded down from the block's mean.
     """
-    height, width = budget.shape[1:]
-    padded = np.pad(budget, ((0, 0), (0, -height % BLOCK), (0, -width % BLOCK)), mode="edge")
+    # Slice by slice: what is worked on stays in the cache.
+    return np.stack([_plane_scales(plane) for plane in budget])
+
+
+def _plane_scales(budget: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Scales ``(bh, bw)`` of one slice ``(h, w)``."""
+    height, width = budget.shape
+    if height % BLOCK or width % BLOCK:
+        budget = np.pad(budget, ((0, -height % BLOCK), (0, -width % BLOCK)), mode="edge")
     # Rows first: sums of whole rows are several times as quick as sums of squares.
-    rows = padded.reshape(len(budget), -1, BLOCK, padded.shape[2]).sum(2)
-    blocks = rows.reshape(*rows.shape[:2], -1, BLOCK).sum(3) / BLOCK**2
-    scales: NDArray[np.uint8] = np.minimum(np.floor(blocks * UNITS + 1e-9), MAX_SCALE).astype(np.uint8)
-    return scales
+    rows = budget.reshape(-1, BLOCK, budget.shape[1]).sum(1)
+    blocks = rows.reshape(len(rows), -1, BLOCK).sum(2) / BLOCK**2
+    return np.minimum(np.floor(blocks * UNITS + 1e-9), MAX_SCALE).astype(np.uint8)
 
 
 def cell_budget(scales: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:

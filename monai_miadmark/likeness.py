@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,9 +58,26 @@ class Likeness:
         return similar
 
     def squared_error(self, changed: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Squared difference, mean over the channels, ``(h, w)``."""
-        error: NDArray[np.float32] = ((changed - self.clean) ** 2).mean(axis=0)
+        """Squared difference at the middle of each window, mean over the channels, ``(h, w)``."""
+        difference = self.at_windows(changed) - self.at_windows(self.clean)
+        error: NDArray[np.float32] = (difference**2).mean(axis=0)
         return error
+
+    def at_windows(self, cells: NDArray[Any]) -> NDArray[Any]:
+        """Those of ``(..., h, w)`` cells that are the middle of a window."""
+        return cells[..., :: self.every, :: self.every]
+
+    def counted(self, judged: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Where errors and similarities count if ``(h, w)`` cells are to be judged, one value for each window.
+
+        SSIM counts whole windows only, as everyone measures it: windows that hang over a black border all look alike.
+        Where there is none, all that are near are taken.
+        """
+        whole = np.zeros_like(judged)
+        inner = np.s_[RADIUS : judged.shape[0] - RADIUS, RADIUS : judged.shape[1] - RADIUS]
+        whole[inner] = judged[inner]
+        cells, windows = self.at_windows(judged), self.at_windows(whole if whole.any() else judged)
+        return cells, windows if windows.any() else np.ones_like(windows)
 
 
 def smooth(planes: NDArray[np.float32], every: int = 1) -> NDArray[np.float32]:

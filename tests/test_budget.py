@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from monai_miadmark.budget import (
     Visibility,
     _largest_gain,
+    _Limits,
     block_scales,
     cell_budget,
     fit_to_likeness,
@@ -197,7 +198,7 @@ class TestFitToLikeness:
 
     @pytest.mark.parametrize("channels", [1, 3])
     def test_quick_is_nearly_the_same(self, channels: int) -> None:
-        """And never far beyond what may be seen, though it looks at every second window only."""
+        """And never far beyond what may be seen, though it looks at some of the windows only."""
         display = tissue(1, channels, 96)
         region, logo = box(display.shape, *self.REGION), box(display.shape, *self.LOGO)
         fraction = np.random.default_rng(4).choice([-1.0, 1.0], (1, channels, 96, 96)).astype(np.float32)
@@ -248,7 +249,8 @@ def test_the_largest_gain_is_where_a_bisection_ends(
         calls.append(gain)
         return np.full((1, 1), gain)
 
-    found = _largest_gain(made, lambda made: np.ones_like(made), error, judged, 0.5, 10, most, steps)
+    limits = _Limits(0.5, 10, most)
+    found = _largest_gain(made, lambda made: np.ones_like(made), error, judged, judged, limits, steps)
     if error(np.full((1, 1), most))[0, 0] <= 0.1:
         assert found == most and len(calls) == 1
         return
@@ -258,6 +260,10 @@ def test_the_largest_gain_is_where_a_bisection_ends(
         holds = error(np.full((1, 1), middle))[0, 0] <= 0.1
         low, high = (middle, high) if holds else (low, middle)
     assert found == low and len(calls) <= 13 + steps
+    quickly = _largest_gain(made, lambda made: np.ones_like(made), error, judged, judged, limits, steps, 0.05)
+    assert quickly <= found + most / 2**steps
+    share = (error(np.full((1, 1), quickly))[0, 0] / 0.1) ** 0.5
+    assert quickly >= found - most / 2**steps or share >= 0.95
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 2), (2, 300)])
