@@ -306,27 +306,29 @@ def _largest_gain(
         # The sign is that of the comparisons themselves, whatever the divisions round.
         return min(distance, 0.0) if wrong <= largest_error and similar >= limits.ssim else max(distance, 1e-12)
 
-    above = excess(limits.gain)
-    if above <= 0:
-        return limits.gain
     # Where a bisection in so many steps would end, by the Illinois method: false position that halves the value at an
-    # end which stays. Without a factor nothing of the likeness is used up.
-    low, high, below, last = 0, 1 << steps, -1.0, 0
-    value = below
+    # end which stays. Without a factor nothing of the likeness is used up; the usual factor is about one.
+    low, high, below, above, last = 0, 1 << steps, -1.0, 0.0, 0
+    bounded = False  # whether anything was too much
     for tries in count():
-        if high - low == 1 or -near < value <= 0:
+        if bounded and high - low == 1:
             break
-        # Block scales are rounded: where the function is a staircase, its values lead nowhere.
-        aim = 0.5 if tries >= 12 else below / (below - above)
-        middle = min(max(low + round((high - low) * aim), low + 1), high - 1)
+        if not bounded:  # the usual factor, where a line through it leads to, the largest
+            aim = (high / limits.gain, low * (1 - near / 2) / max(1 + below, 1e-9), high)[min(tries, 2)]
+        else:
+            # Block scales are rounded: where the function is a staircase, its values lead nowhere.
+            aim = low + (high - low) * (0.5 if tries >= 12 else (below + near / 2) / (below - above))
+        middle = min(max(round(aim), low + 1), high - bounded)
         value = excess(limits.gain * middle / (1 << steps))
         side = 1 if value > 0 else -1
         if side > 0:
-            high, above = middle, value
+            high, above, bounded = middle, value, True
             below /= 2 if last == side else 1
         else:
             low, below = middle, value
             above /= 2 if last == side else 1
+            if low == 1 << steps or value > -near:
+                break
         last = side
     return limits.gain * low / (1 << steps)
 
@@ -352,7 +354,8 @@ def _plane_scales(budget: NDArray[np.float64]) -> NDArray[np.uint8]:
     # Rows first: sums of whole rows are several times as quick as sums of squares.
     rows = budget.reshape(-1, BLOCK, budget.shape[1]).sum(1)
     blocks = rows.reshape(len(rows), -1, BLOCK).sum(2) / BLOCK**2
-    return np.minimum(np.floor(blocks * UNITS + 1e-9), MAX_SCALE).astype(np.uint8)
+    scales: NDArray[np.uint8] = np.minimum(np.floor(blocks * UNITS + 1e-9), MAX_SCALE).astype(np.uint8)
+    return scales
 
 
 def cell_budget(scales: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:

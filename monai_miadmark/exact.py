@@ -23,6 +23,7 @@ from monai_miadmark.field import UNITS, Field
 from monai_miadmark.image import Bounds, StoredImage, Window
 from monai_miadmark.interpolate import FRACTION_BITS, Upsampler, canonical_shape
 from monai_miadmark.logo import Logo
+from monai_miadmark.threads import in_threads, usable_threads
 
 __all__ = [
     "MAX_STEP",
@@ -202,8 +203,12 @@ def find_correction(x: NDArray[Any], x_hat: NDArray[Any]) -> NDArray[Any]:
         raise ValueError(f"{x.dtype} {x.shape} and {x_hat.dtype} {x_hat.shape} do not match")
     word = np.dtype(f"u{x.dtype.itemsize}")
     result = np.empty(x.shape, word)
-    for original, estimated, out in zip(x, x_hat, result, strict=True):
-        np.subtract(_ordered(original), _ordered(estimated), out=out)
+
+    def of_slice(index: int) -> None:
+        np.subtract(_ordered(x[index]), _ordered(x_hat[index]), out=result[index])
+
+    for _ in in_threads(of_slice, range(len(x)), usable_threads()):
+        pass
     return result
 
 
@@ -260,42 +265,62 @@ def _transform(
     """Apply or undo a mark part by part; samples that do not move are copied bit by bit."""
     result = np.empty(values.shape, values.dtype)
     limits = _limits(values.dtype, bounds, padding)
-    channels = values.shape[3]
     floats = values.dtype.kind == "f"
     move: Any = _move_integers
     if floats:
         move = functools.partial(_move_floats, unit=math.ldexp(1.0, mark.exponent))
-    for part in _parts(mark, values.shape):
-        place = part.number, part.rows, part.columns
-        old, out = values[place], result[place]
-        mask = None if mark.mask is None else mark.mask[place]
-        if part.cover is None or mark.logo is None:
-            if part.shift is None:
+    size = values.shape[1], values.shape[2]
+    upsampler = Upsampler(mark.field.shape[1:3] if mark.field is not None else canonical_shape(*size), size)
+
+    def of_slice(index: int) -> None:
+        for part in _parts(mark, index, values.shape[3], upsampler):
+            old, out = (samples[index, part.rows, part.columns] for samples in (values, result))
+            mask = None if mark.mask is None else mark.mask[index, part.rows, part.columns]
+            if part.cover is not None and mark.logo is not None:
+                _inked(old, out, part.shift, part.cover, mark.logo, mask, move, limits, undo)
+            elif part.shift is None:
                 out[...] = old
             else:
                 move(old, out, part.shift, None, mask, limits, undo)
-            continue
-        # Only the samples that bear ink, one after the other; by number, since masks take several times as long.
-        where = np.flatnonzero(part.cover != 0)  # of truth values, which is several times as quick
-        each = (where[:, None] * channels + np.arange(channels)).reshape(-1)
-        some = old.reshape(-1)[each].reshape(-1, channels)
-        moved = np.empty_like(some)
-        shift = None if part.shift is None else part.shift.reshape(-1, part.shift.shape[2]).take(where, axis=0)
-        opaque = np.clip(np.asarray(mark.logo.values, np.float64), limits.low, limits.high)
-        cover = part.cover.reshape(-1)[where].astype(np.float64)[:, None]
-        ink = _Ink(cover, opaque if floats else np.rint(opaque), not floats)
-        move(some, moved, shift, ink, None if mask is None else mask.reshape(-1)[where], limits, undo)
-        flat = out.reshape(-1)
-        flat[each] = moved.reshape(-1)
-        out[...] = flat.reshape(out.shape)
+
+    for _ in in_threads(of_slice, range(len(values)), usable_threads()):
+        pass
     return result
+
+
+def _inked(
+    old: NDArray[Any],
+    out: NDArray[Any],
+    shift: NDArray[Any] | None,
+    cover: NDArray[np.uint32],
+    logo: Logo,
+    mask: NDArray[np.bool_] | None,
+    move: Any,
+    limits: _Limits,
+    undo: bool,
+) -> None:
+    """Apply or undo ink and field on samples ``old`` ``(rows, columns, C)``, into ``out``, where there is any ink."""
+    channels = old.shape[2]
+    # Only the samples that bear ink, one after the other; by number, since masks take several times as long.
+    where = np.flatnonzero(cover != 0)  # of truth values, which is several times as quick
+    each = (where[:, None] * channels + np.arange(channels)).reshape(-1)
+    some = old.reshape(-1)[each].reshape(-1, channels)
+    moved = np.empty_like(some)
+    shifted = None if shift is None else shift.reshape(-1, shift.shape[2]).take(where, axis=0)
+    whole = old.dtype.kind != "f"
+    opaque = np.clip(np.asarray(logo.values, np.float64), limits.low, limits.high)
+    share = cover.reshape(-1)[where].astype(np.float64)[:, None]
+    ink = _Ink(share, np.rint(opaque) if whole else opaque, whole)
+    move(some, moved, shifted, ink, None if mask is None else mask.reshape(-1)[where], limits, undo)
+    flat = out.reshape(-1)
+    flat[each] = moved.reshape(-1)
+    out[...] = flat.reshape(out.shape)
 
 
 class _Part(NamedTuple):
     """A part of a mark, for a rectangle of a slice.
 
     Attributes:
-        number: of the slice.
         rows: of the rectangle.
         columns: of the rectangle.
         shift: the field in stored units, integers ``(rows, columns, 1 or C)``, or ``None``.
@@ -303,7 +328,6 @@ class _Part(NamedTuple):
             nothing is to be done. ``None``: no ink.
     """
 
-    number: int
     rows: slice
     columns: slice
     shift: NDArray[Any] | None
@@ -324,37 +348,34 @@ class _Ink(NamedTuple):
     whole: bool
 
 
-def _parts(mark: ImageMark, shape: tuple[int, ...]) -> Iterator[_Part]:
-    """Of each slice first the whole, with the field alone, then once more the samples that bear ink, with the ink.
+def _parts(mark: ImageMark, index: int, channels: int, upsampler: Upsampler) -> Iterator[_Part]:
+    """Of a slice first the whole, with the field alone, then once more the samples that bear ink, with the ink.
 
     Ink takes many times the work of the field, and most logos are small.
     """
-    n, height, width, channels = shape
-    grid = mark.field.shape[1:3] if mark.field is not None else canonical_shape(height, width)
-    upsampler = Upsampler(grid, (height, width))
-    for index in range(n):
-        cells = None if mark.field is None else mark.field.slice_cells(index)
-        top = 0 if cells is None else max(-int(cells.min()), int(cells.max()))
-        planes = np.moveaxis(cells, 2, 0) if cells is not None and top else None
-        if planes is not None:
-            for rows in _bands(slice(0, height), width * channels):
-                yield _Part(index, rows, slice(0, width), _shift(upsampler, planes, top, mark.step, rows), None)
-        else:
-            yield _Part(index, slice(0, height), slice(0, width), None, None)
-        plane = None if mark.logo is None else mark.logo.coverage(index, *grid)
-        if plane is None or mark.logo is None or not plane.any():
-            continue
-        box = []
-        for axis, (first, size) in enumerate(zip(mark.logo.positions[index], mark.logo.alpha.shape, strict=True)):
-            box.append(upsampler.touched(axis, max(0, int(first)), min(int(first) + size, grid[axis]) - 1))
-        for rows in _bands(box[0], (box[1].stop - box[1].start) * channels):
-            # 255 * 2**16 * 191 < 2**32.
-            cover = upsampler.rows(plane, rows.start, rows.stop, box[1]).astype(np.uint32)
-            cover *= mark.logo.opacity
-            cover >>= upsampler.bits
-            if cover.any():
-                shift = None if planes is None else _shift(upsampler, planes, top, mark.step, rows, box[1])
-                yield _Part(index, rows, box[1], shift, cover)
+    (height, width), grid = upsampler.samples, upsampler.cells
+    cells = None if mark.field is None else mark.field.slice_cells(index)
+    top = 0 if cells is None else max(-int(cells.min()), int(cells.max()))
+    planes = np.moveaxis(cells, 2, 0) if cells is not None and top else None
+    if planes is not None:
+        for rows in _bands(slice(0, height), width * channels):
+            yield _Part(rows, slice(0, width), _shift(upsampler, planes, top, mark.step, rows), None)
+    else:
+        yield _Part(slice(0, height), slice(0, width), None, None)
+    plane = None if mark.logo is None else mark.logo.coverage(index, *grid)
+    if plane is None or mark.logo is None or not plane.any():
+        return
+    box = []
+    for axis, (first, size) in enumerate(zip(mark.logo.positions[index], mark.logo.alpha.shape, strict=True)):
+        box.append(upsampler.touched(axis, max(0, int(first)), min(int(first) + size, grid[axis]) - 1))
+    for rows in _bands(box[0], (box[1].stop - box[1].start) * channels):
+        # 255 * 2**16 * 191 < 2**32.
+        cover = upsampler.rows(plane, rows.start, rows.stop, box[1]).astype(np.uint32)
+        cover *= mark.logo.opacity
+        cover >>= upsampler.bits
+        if cover.any():
+            shift = None if planes is None else _shift(upsampler, planes, top, mark.step, rows, box[1])
+            yield _Part(rows, box[1], shift, cover)
 
 
 def _bands(rows: slice, samples: int) -> Iterator[slice]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from monai_miadmark.compression import compress, decompress
 from monai_miadmark.errors import TamperedError
+from monai_miadmark.threads import in_threads, usable_threads
 
 __all__ = ["BLOCK", "LEVELS", "MAX_SCALE", "UNITS", "Field", "block_shape", "quantize", "spread"]
 
@@ -31,6 +32,9 @@ MAX_SCALE = 127
 _TOP = LEVELS[-1]
 _DIGITS = len(LEVELS)
 _PACK_HEAD = struct.Struct("<BBI")
+
+_LARGE = 1 << 17
+"""Bytes that take longer to compress than a thread to start."""
 
 _TRIPLES = (np.indices((_DIGITS,) * 3).reshape(3, -1).T - _TOP).astype(np.int8)
 """Three levels for each number that three digits make, the first digit counting most."""
@@ -186,6 +190,7 @@ def _cells(levels: NDArray[np.int8], scales: NDArray[np.uint8]) -> NDArray[np.in
 
 def _smallest(*candidates: NDArray[np.uint8]) -> tuple[int, bytes]:
     """Index and compressed bytes of the form that compresses best."""
-    packed = [compress(np.ascontiguousarray(form).data.cast("B") if form.size else b"") for form in candidates]
+    parts = [np.ascontiguousarray(form).data.cast("B") if form.size else b"" for form in candidates]
+    packed = list(in_threads(compress, parts, usable_threads() if max(map(len, parts)) > _LARGE else 1))
     best = min(range(len(packed)), key=lambda index: len(packed[index]))
     return best, packed[best]

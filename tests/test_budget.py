@@ -252,14 +252,14 @@ def test_the_largest_gain_is_where_a_bisection_ends(
     limits = _Limits(0.5, 10, most)
     found = _largest_gain(made, lambda made: np.ones_like(made), error, judged, judged, limits, steps)
     if error(np.full((1, 1), most))[0, 0] <= 0.1:
-        assert found == most and len(calls) == 1
+        assert found == most and len(calls) <= 3
         return
     low, high = 0.0, most
     for _ in range(steps):
         middle = (low + high) / 2
         holds = error(np.full((1, 1), middle))[0, 0] <= 0.1
         low, high = (middle, high) if holds else (low, middle)
-    assert found == low and len(calls) <= 13 + steps
+    assert found == low and len(calls) <= 15 + steps
     quickly = _largest_gain(made, lambda made: np.ones_like(made), error, judged, judged, limits, steps, 0.05)
     assert quickly <= found + most / 2**steps
     share = (error(np.full((1, 1), quickly))[0, 0] / 0.1) ** 0.5
