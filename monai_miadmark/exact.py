@@ -23,7 +23,6 @@ from monai_miadmark.field import UNITS, Field
 from monai_miadmark.image import Bounds, StoredImage, Window
 from monai_miadmark.interpolate import FRACTION_BITS, Upsampler, canonical_shape
 from monai_miadmark.logo import Logo
-from monai_miadmark.threads import in_threads, usable_threads
 
 __all__ = [
     "MAX_STEP",
@@ -203,12 +202,8 @@ def find_correction(x: NDArray[Any], x_hat: NDArray[Any]) -> NDArray[Any]:
         raise ValueError(f"{x.dtype} {x.shape} and {x_hat.dtype} {x_hat.shape} do not match")
     word = np.dtype(f"u{x.dtype.itemsize}")
     result = np.empty(x.shape, word)
-
-    def of_slice(index: int) -> None:
-        np.subtract(_ordered(x[index]), _ordered(x_hat[index]), out=result[index])
-
-    for _ in in_threads(of_slice, range(len(x)), usable_threads()):
-        pass
+    for original, estimated, out in zip(x, x_hat, result, strict=True):
+        np.subtract(_ordered(original), _ordered(estimated), out=out)
     return result
 
 
@@ -272,7 +267,7 @@ def _transform(
     size = values.shape[1], values.shape[2]
     upsampler = Upsampler(mark.field.shape[1:3] if mark.field is not None else canonical_shape(*size), size)
 
-    def of_slice(index: int) -> None:
+    for index in range(len(values)):
         for part in _parts(mark, index, values.shape[3], upsampler):
             old, out = (samples[index, part.rows, part.columns] for samples in (values, result))
             mask = None if mark.mask is None else mark.mask[index, part.rows, part.columns]
@@ -282,9 +277,6 @@ def _transform(
                 out[...] = old
             else:
                 move(old, out, part.shift, None, mask, limits, undo)
-
-    for _ in in_threads(of_slice, range(len(values)), usable_threads()):
-        pass
     return result
 
 
