@@ -20,9 +20,17 @@ from numpy.typing import NDArray
 
 from monai_miadmark.field import BLOCK, MAX_SCALE, UNITS, spread
 from monai_miadmark.likeness import C2, RADIUS, Likeness
-from monai_miadmark.threads import in_threads, usable_threads
+from monai_miadmark.threads import single_blas_thread
 
-__all__ = ["Visibility", "block_scales", "cell_budget", "fit_to_likeness", "likeness_budget", "visibility_map"]
+__all__ = [
+    "Visibility",
+    "block_scales",
+    "blocks_with",
+    "cell_budget",
+    "fit_to_likeness",
+    "likeness_budget",
+    "visibility_map",
+]
 
 
 _POWER = 0.85
@@ -34,7 +42,7 @@ _ROUGH = 0.3
 _MOST_GAIN = 2.0
 """How far the amplitude may grow once the field is known: further, and the field would not be made for it."""
 
-_NEAR = 0.01
+_NEAR = 0.02
 """Share of the amplitude that is left unused rather than sought for in a hurry."""
 
 _ENOUGH = 2048
@@ -109,7 +117,7 @@ def likeness_budget(
         region: ``(N, h, w)``, the part that a reader needs most.
         region_budget: largest amplitude there, fraction of the window.
         logo: ``(N, h, w)``, cells that likeness does not count.
-        quick: a hundredth less than what is left will do, as some cells tell it.
+        quick: a fiftieth less than what is left will do, as some cells tell it.
 
     Returns:
         ``(N, h, w)`` amplitudes as fractions of the window, at most ``model.ceiling``.
@@ -159,7 +167,8 @@ def likeness_budget(
         maps = inside, there, weights
         return amplitude(largest_gain(amplitude, maps, counted, _Limits(model.ssim, model.psnr, 32.0)), *maps)
 
-    return np.stack(list(in_threads(of_slice, range(len(display)), usable_threads())))
+    with single_blas_thread():
+        return np.stack([of_slice(n) for n in range(len(display))])
 
 
 def fit_to_likeness(
@@ -184,7 +193,7 @@ def fit_to_likeness(
         region: ``(N, h, w)``.
         region_budget: largest amplitude there.
         logo: ``(N, h, w)``; stays as it is and is not counted.
-        quick: a hundredth less than what is left will do, as some cells tell it.
+        quick: a fiftieth less than what is left will do, as some cells tell it.
 
     Returns:
         ``(N, h, w)``: outside the region at most twice the budget, and at most ``model.ceiling``.
@@ -212,8 +221,9 @@ def fit_to_likeness(
                 quick,
             )
 
-    for _ in in_threads(fit, range(len(display)), usable_threads()):
-        pass
+    with single_blas_thread():
+        for n in range(len(display)):
+            fit(n)
     return fitted
 
 
@@ -365,6 +375,14 @@ def _plane_scales(budget: NDArray[np.float64]) -> NDArray[np.uint8]:
     blocks = rows.reshape(len(rows), -1, BLOCK).sum(2) / BLOCK**2
     scales: NDArray[np.uint8] = np.minimum(np.floor(blocks * UNITS + 1e-9), MAX_SCALE).astype(np.uint8)
     return scales
+
+
+def blocks_with(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Blocks ``(N, ceil(h / 4), ceil(w / 4))`` that hold any of some cells ``(N, h, w)``."""
+    height, width = cells.shape[1:]
+    padded = np.pad(cells, ((0, 0), (0, -height % BLOCK), (0, -width % BLOCK)))
+    rows = padded.reshape(len(cells), -1, BLOCK, padded.shape[2]).any(2)
+    return np.asarray(rows.reshape(*rows.shape[:2], -1, BLOCK).any(3))
 
 
 def cell_budget(scales: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:

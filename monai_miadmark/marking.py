@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from monai_miadmark.budget import block_scales, cell_budget, fit_to_likeness, likeness_budget
+from monai_miadmark.budget import block_scales, blocks_with, cell_budget, fit_to_likeness, likeness_budget
 from monai_miadmark.exact import ImageMark, step_for
 from monai_miadmark.field import quantize
 from monai_miadmark.image import StoredImage, displayed
@@ -127,7 +127,7 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
     cap, visibility, quick = options.effective_region_budget, preset.visibility, not preset.search
     logo = placed.footprint & ~region
     budget = likeness_budget(clean, visibility, region, cap, logo, quick)
-    budget = np.where(logo, np.maximum(budget, preset.footprint), budget)
+    np.maximum(budget, preset.footprint, out=budget, where=logo)
     # Interpolation spreads a cell over its neighbors.
     touched = grow(region, 1) if (h, w) != (height, width) else region
     scales = _capped_scales(budget, touched, cap)
@@ -179,5 +179,5 @@ def locate_region(
 def _capped_scales(budget: NDArray[np.float64], region: NDArray[np.bool_], cap: float) -> NDArray[np.uint8]:
     """Block scales in which every block that touches the region keeps to the region's budget."""
     scales = block_scales(budget)
-    touched = block_scales(region.astype(np.float64)) > 0
+    touched = blocks_with(region)
     return np.where(touched, np.minimum(scales, block_scales(np.full((1, 1, 1), cap))[0, 0, 0]), scales)

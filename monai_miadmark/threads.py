@@ -1,9 +1,10 @@
 # Copyright 2026 The monai_miadmark authors
 # SPDX-License-Identifier: Apache-2.0
-"""Slices of a stack beside each other, in threads of this process.
+"""Parts of a stack beside each other, in threads of this process, and BLAS without threads of its own.
 
-NumPy, PyTorch and Zstandard let go of the interpreter while they work. Threads that each have slices of their own wait
-for each other far less than threads that share the small arrays of one slice.
+PyTorch and Zstandard let go of the interpreter while they work. Threads that each have slices of their own wait for
+each other far less than threads that share the small arrays of one slice. NumPy lets go of it too, but for so short a
+time with planes of 256 x 256 cells that threads would only wait for each other: such work is done slice after slice.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["in_threads", "usable_threads"]
+__all__ = ["in_threads", "single_blas_thread", "usable_threads"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -52,12 +54,18 @@ def in_threads(
     if min(threads, len(items)) < 2:
         yield from map(work, items)
         return
-    with _libraries().limit(limits=1, user_api="blas"):
+    with single_blas_thread():
         pool = ThreadPoolExecutor(min(threads, len(items)), "slices", prepare)
         try:
             yield from pool.map(work, items)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def single_blas_thread() -> AbstractContextManager[object]:
+    """Small matrix products on one thread: with more they spend their time on waking each other."""
+    limiter: AbstractContextManager[object] = _libraries().limit(limits=1, user_api="blas")
+    return limiter
 
 
 @lru_cache(maxsize=1)
