@@ -73,9 +73,10 @@ class TestPairs:
         pairs = attacker_pairs(study, partial(makers, limit=2))
         asked = makers.asked[1:]
         assert {given["section"] for given in asked} == {"fit"} and all(given["seed"] != study.seed for given in asked)
-        assert [given["part"] for given in asked] == [(n, 4) for n in range(4)]
         # Each marker that the study evaluates made an equal part of them.
-        assert makers.excluded == [(name,) for name in VICTIMS]
+        markers = [(), *((name,) for name in VICTIMS)]
+        assert [given["part"] for given in asked] == [(n, len(markers)) for n in range(len(markers))]
+        assert makers.excluded == markers
         assert len(pairs) == 8 and sorted(pairs.labels.tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
         assert len({image.tobytes() for image in pairs.clean}) == 8
         assert not {image.tobytes() for image in pairs.clean} & {image.tobytes() for image in study.protected().clean}
@@ -126,12 +127,14 @@ class TestRemovers:
 def test_rows(root: Path) -> None:
     makers = Makers(root)
     study = makers(limit=1)
-    pairs = attacker_pairs(study, partial(makers, limit=1))
+    pairs = attacker_pairs(study, partial(makers, limit=2))
     before = {name: value.clone() for name, value in study.victims["plain"].state_dict().items()}
     rows = attack_rows(study, pairs, SHORT)
-    expected = [(name, remover) for name in VICTIMS for remover in ("", *REMOVERS)]
-    assert [(row["victim"], row["remover"]) for row in rows] == expected + [(name, FINE_TUNED) for name in VICTIMS]
+    asked = [(name, remover) for name in VICTIMS for remover in ("", *REMOVERS)]
+    expected = [(setting, *each) for setting in ("white box", "black box") for each in asked]
+    expected += [("black box", name, FINE_TUNED) for name in VICTIMS]
+    assert [(row["setting"], row["victim"], row["remover"]) for row in rows] == expected
     for row in rows:
-        assert (row["dataset"], row["setting"], row["images"]) == ("brain_mri", "black box", 4)
+        assert (row["dataset"], row["images"]) == ("brain_mri", 4)
         assert 0 <= row["clean"] <= 1 and 0 <= row["protected"] <= 1
     assert all(torch.equal(before[name], value) for name, value in study.victims["plain"].state_dict().items())

@@ -47,14 +47,16 @@ class Effort:
 def attacker_pairs(study: Study, make_study: Callable[..., Study]) -> ProtectedSet:
     """Images that nobody reports on, marked by the attacker with each of the markers that the study evaluates.
 
+    Those are the one with all architectures, for the white box, and those that leave one out.
+
     Args:
         study: what will be attacked.
         make_study: gives a study with the same options on other images: ``section``, ``seed`` and ``part`` are passed.
     """
-    names = study.black_box_names
+    left_out: list[tuple[str, ...]] = [(), *((name,) for name in study.black_box_names)]
     parts = [
-        make_study(section="fit", seed=_OWN_KEYS, part=(number, len(names))).protected((name,))
-        for number, name in enumerate(names)
+        make_study(section="fit", seed=_OWN_KEYS, part=(number, len(left_out))).protected(exclude)
+        for number, exclude in enumerate(left_out)
     ]
     return ProtectedSet.joined(parts)
 
@@ -89,7 +91,7 @@ def train_removers(
 def attack_rows(
     study: Study, pairs: ProtectedSet, effort: Effort | None = None, own_model: str = "resnet", seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Rows of every model in the black box after each learned attack.
+    """Rows of every model in the white and the black box after each learned attack.
 
     Args:
         study: what is attacked.
@@ -100,7 +102,7 @@ def attack_rows(
     """
     effort = effort or Effort()
     removers = train_removers(pairs, study.victims[own_model], effort, seed, study.device)
-    rows = study.black_box(removers)
+    rows = [*study.white_box(removers), *study.black_box(removers)]
     for name in study.black_box_names:
         made = study.protected((name,))
         adapted = fine_tune(

@@ -27,6 +27,9 @@ __all__ = ["Study", "accuracy"]
 
 _BATCH = 32
 
+Removers = Mapping[str, Callable[[Tensor], Tensor]]
+"""What is done to display images ``(B, C, h, w)`` before a model sees them, by the name that tables give it."""
+
 
 @torch.inference_mode()
 def accuracy(
@@ -119,20 +122,23 @@ class Study:
             made.save(path)
         return made
 
-    def white_box(self) -> list[dict[str, Any]]:
-        """Rows of every model against marks made with the whole ensemble: on clean, protected and restored images."""
+    def white_box(self, removers: Removers | None = None) -> list[dict[str, Any]]:
+        """Rows of every model against marks made with the whole ensemble, as they are and after removers."""
         made = self.protected()
-        return [self._row("white box", name, made, "") for name in self.names]
+        return [row for name in self.names for row in self._rows("white box", name, made, removers)]
 
-    def black_box(self, removers: Mapping[str, Callable[[Tensor], Tensor]] | None = None) -> list[dict[str, Any]]:
+    def black_box(self, removers: Removers | None = None) -> list[dict[str, Any]]:
         """Rows of every model against marks that its architecture had no part in, as they are and after removers."""
-        rows = []
-        for name in self.black_box_names:
-            made = self.protected((name,))
-            rows.append(self._row("black box", name, made, ""))
-            for attack, remover in (removers or {}).items():
-                rows.append(self._row("black box", name, made, attack, remover))
-        return rows
+        return [
+            row
+            for name in self.black_box_names
+            for row in self._rows("black box", name, self.protected((name,)), removers)
+        ]
+
+    def _rows(self, setting: str, name: str, made: ProtectedSet, removers: Removers | None) -> list[dict[str, Any]]:
+        """One model on clean, protected and restored images, then on clean and protected ones after each remover."""
+        asked = {"": None, **(removers or {})}
+        return [self._row(setting, name, made, attack, remover) for attack, remover in asked.items()]
 
     def _row(
         self,
