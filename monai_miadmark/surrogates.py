@@ -181,21 +181,21 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
     return network
 
 
-def load_pretrained(network: nn.Module, path: str | Path | None) -> list[str]:
+def load_pretrained(network: nn.Module, given: str | Path | Mapping[str, Tensor] | None) -> list[str]:
     """Start from weights of another task: whatever has the same name and shape is taken, the rest stays random.
 
     Args:
         network: what will be trained.
-        path: a plain state dict; ``None`` changes nothing.
+        given: a plain state dict, or the file that holds one; ``None`` changes nothing.
 
     Returns:
         Names that kept their initial values: the classification head, if the architectures are the same.
     """
-    if path is None:
+    if given is None:
         return []
-    given: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    state = given if isinstance(given, Mapping) else torch.load(given, map_location="cpu", weights_only=True)
     own = network.state_dict()
-    fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     network.load_state_dict(fitting, strict=False)
     return sorted(set(own) - set(fitting))
 

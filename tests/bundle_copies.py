@@ -21,7 +21,7 @@ MODALITIES = ("brain_mri", "fundus", "skin")
 VICTIMS = ("resnet", "plain", "densenet", "efficientnet")
 """Architectures whose weights the bundle has for every modality."""
 
-NETWORKS = {name: f"networks#{name}" for name in (*VICTIMS, "seresnext")}
+NETWORKS = {name: f"networks#{name}" for name in (*VICTIMS, "seresnext", "thinresnet", "mobilenet")}
 """All architectures that can be trained, with their places in the configuration."""
 
 WEIGHTS = {"model.pt": ("network_def", "brain_mri"), "router.pt": ("router_def", "brain_mri")} | {
@@ -39,8 +39,8 @@ _TINY: dict[str, dict[str, Any]] = {
     "plain": {"channels": [4, 4, 4, 4, 4, 4, 4]},
     "densenet": {"init_features": 4, "growth_rate": 4, "block_config": [1, 1]},
 }
-_KERNELS = {"seresnext": 5, "efficientnet": 7}
-"""These two cannot be had tiny: plain networks with other kernels take their places."""
+_KERNELS = {"seresnext": 5, "efficientnet": 7, "thinresnet": 9, "mobilenet": 11}
+"""These cannot be had tiny: plain networks with other kernels take their places."""
 
 
 def tiny_bundle(folder: Path, weights: bool = False) -> Path:

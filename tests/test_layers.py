@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("", "errors"),
     (
         "atomic",
+        "classifiers",
         "compression",
         "datasets",
         "diversity",
@@ -40,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "field",
+        "initial_weights",
         "interpolate",
         "logo",
         "modalities",
@@ -67,10 +69,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # Modules whose import must not bring torch: whoever only removes marks needs no weights and no GPU stack.
 TORCH_SIDE = {
     "apps",
+    "classifiers",
     "demo",
     "diversity",
     "evaluation",
     "generator",
+    "initial_weights",
     "marker",
     "modalities",
     "perturbers",
