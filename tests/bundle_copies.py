@@ -18,10 +18,10 @@ from monai_miadmark.surrogates import save_weights
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "miadmark"
 MODALITIES = ("brain_mri", "fundus", "skin")
-VICTIMS = ("resnet", "plain", "densenet", "efficientnet")
+VICTIMS = ("resnet", "plain", "densenet", "efficientnet", "thinresnet", "mobilenet")
 """Architectures whose weights the bundle has for every modality."""
 
-NETWORKS = {name: f"networks#{name}" for name in (*VICTIMS, "seresnext", "thinresnet", "mobilenet")}
+NETWORKS = {name: f"networks#{name}" for name in (*VICTIMS, "seresnext")}
 """All architectures that can be trained, with their places in the configuration."""
 
 WEIGHTS = {"model.pt": ("network_def", "brain_mri"), "router.pt": ("router_def", "brain_mri")} | {
