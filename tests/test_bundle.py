@@ -321,7 +321,7 @@ class TestRuns:
         assert removers == {"", *FILTERS}
         assert "### fast, visible, soft" in (root / "eval" / "results" / "tables.md").read_text()
         sets = {path.name: path.stat().st_mtime_ns for path in (root / "eval" / "sets").iterdir()}
-        assert len(sets) == 2  # with the whole ensemble, and without the one model that the generator never met
+        assert len(sets) == 4  # with the whole ensemble, and without each model that the generator never met
         self.run(root, "evaluate.yaml", run_id="evaluate", filters={}, **options)
         assert sets == {path.name: path.stat().st_mtime_ns for path in (root / "eval" / "sets").iterdir()}
 
