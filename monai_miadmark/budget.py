@@ -134,7 +134,7 @@ def likeness_budget(
             limits: _Limits,
         ) -> float:
             near = _around(judged)
-            likeness = Likeness(display[n][near], _spacing(judged, quick))
+            likeness = Likeness(display[n][near], _spacing(judged[near], quick))
             variance = likeness.variance.astype(np.float64)
             sparse = [likeness.at_windows(cells[near]) for cells in maps]
 
@@ -240,9 +240,7 @@ def _fitted_part(
     quick: bool,
 ) -> NDArray[np.float64]:
     """Amplitudes ``(h, w)`` with those of one part scaled, the others as they were fitted before."""
-    likeness = Likeness(plane, _spacing(judged, quick))
-
-    others = ~part
+    likeness, others = Likeness(plane, _spacing(judged, quick)), ~part
 
     def scaled(gain: float) -> NDArray[np.float64]:
         amplitude = gain * budget
