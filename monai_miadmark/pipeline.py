@@ -337,10 +337,9 @@ def _proved(record: bytes, values: NDArray[Any], digest: bytes) -> RecoveryRecor
 
 def _same_samples(one: NDArray[Any], other: NDArray[Any]) -> bool:
     """Whether two arrays are alike, bit for bit: what :func:`pixel_digest` tells, without the time it takes."""
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    word = f"u{one.dtype.itemsize}"  # NaN is never equal to itself
-    return np.array_equal(np.ascontiguousarray(one).view(word), np.ascontiguousarray(other).view(word))
+    first, second = (np.ascontiguousarray(array, array.dtype.newbyteorder("=")) for array in (one, other))
+    word = f"u{first.dtype.itemsize}"  # NaN is never equal to itself
+    return first.dtype == second.dtype and np.array_equal(first.view(word), second.view(word))
 
 
 def _parsed(record: bytes, values: NDArray[Any]) -> RecoveryRecord:
