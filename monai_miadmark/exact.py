@@ -266,7 +266,6 @@ def _transform(
         move = functools.partial(_move_floats, unit=math.ldexp(1.0, mark.exponent))
     size = values.shape[1], values.shape[2]
     upsampler = Upsampler(mark.field.shape[1:3] if mark.field is not None else canonical_shape(*size), size)
-
     for index in range(len(values)):
         for part in _parts(mark, index, values.shape[3], upsampler):
             old, out = (samples[index, part.rows, part.columns] for samples in (values, result))
