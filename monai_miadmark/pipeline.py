@@ -97,7 +97,7 @@ def protect_image(
         ValueError: no recipient, or a region mask that does not fit.
     """
     values, record, digest, key = _protect(image, recipients, marker, options, None, None)
-    _parsed(record, values, digest).restore(values, checked=True)  # raises if the mark would not come off exactly
+    _record_of(record, values, digest).restore(values, checked=True)  # raises if the mark would not come off exactly
     return values, seal.seal(record, recipients, digest, key, signer)
 
 
@@ -169,7 +169,7 @@ def protect_bytes(
         raise UnsupportedImageError(f"the {carrier.name} file would not keep the protected samples and their record")
     # What recipients will read is what must restore the file: the record is parsed again from its bytes.
     try:
-        restored_bytes(_parsed(record, written.values, digest), written.values, checked=True)
+        restored_bytes(_record_of(record, written.values, digest), written.values, checked=True)
     except TamperedError as error:  # nobody tampered with it: the format lost something
         raise UnsupportedImageError(f"the {carrier.name} file cannot be restored byte for byte") from error
     return ProtectedBytes(protected, envelope, carrier.output_name(name))
@@ -323,7 +323,7 @@ def read_record(
     """
     digest = pixel_digest(values)
     opened = seal.open_envelope(envelope, identities, digest, require_signer)
-    return _parsed(opened.record, values, digest)
+    return _record_of(opened.record, values, digest)
 
 
 def _same_samples(one: NDArray[Any], other: NDArray[Any]) -> bool:
@@ -333,14 +333,16 @@ def _same_samples(one: NDArray[Any], other: NDArray[Any]) -> bool:
     return first.dtype == second.dtype and np.array_equal(first.view(word), second.view(word))
 
 
-def _parsed(record: bytes, values: NDArray[Any], digest: bytes) -> RecoveryRecord:
-    """The record that belongs to samples with this digest, as recipients read it.
-
-    Whoever made it, it may not claim to hold much more than the samples that are at hand.
-    """
-    parsed = RecoveryRecord.from_bytes(record, limit=4 * values.nbytes + _SHELL_BYTES, shape=values.shape)
+def _record_of(record: bytes, values: NDArray[Any], digest: bytes) -> RecoveryRecord:
+    """The record that belongs to samples with this digest, as recipients read it."""
+    parsed = _parsed(record, values)
     parsed.check_protected(values, digest)
     return parsed
+
+
+def _parsed(record: bytes, values: NDArray[Any]) -> RecoveryRecord:
+    """A record for samples that are at hand: whoever made it, it may not claim to hold much more than they do."""
+    return RecoveryRecord.from_bytes(record, limit=4 * values.nbytes + _SHELL_BYTES, shape=values.shape)
 
 
 def _resealed(data: bytes, envelope: bytes | None, change: Callable[[bytes], bytes]) -> tuple[bytes, bytes]:
