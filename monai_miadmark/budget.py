@@ -23,6 +23,7 @@ from monai_miadmark.likeness import C2, RADIUS, Likeness
 from monai_miadmark.threads import single_blas_thread
 
 __all__ = [
+    "MOST_GAIN",
     "Visibility",
     "block_scales",
     "blocks_with",
@@ -39,7 +40,7 @@ _POWER = 0.85
 _ROUGH = 0.3
 """Share of a field's power that SSIM's window of 11 cells sees as contrast; the rest it takes for brightness."""
 
-_MOST_GAIN = 2.0
+MOST_GAIN = 2.0
 """How far the amplitude may grow once the field is known: further, and the field would not be made for it."""
 
 _NEAR = 0.02
@@ -203,8 +204,8 @@ def fit_to_likeness(
     def fit(n: int) -> None:
         inside, counted = region[n] & ~logo[n], ~logo[n]
         for part, judged, most, limits in (
-            (inside, inside, region_budget, _Limits(model.region_ssim, 0.0, _MOST_GAIN)),
-            (counted & ~region[n], counted, model.ceiling, _Limits(model.ssim, model.psnr, _MOST_GAIN)),
+            (inside, inside, region_budget, _Limits(model.region_ssim, 0.0, MOST_GAIN)),
+            (counted & ~region[n], counted, model.ceiling, _Limits(model.ssim, model.psnr, MOST_GAIN)),
         ):
             # What a window of SSIM does not reach from there need not be computed: the region is a small box.
             near = _around(judged)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["C2", "RADIUS", "Likeness", "smooth"]
+__all__ = ["C1", "C2", "RADIUS", "Likeness", "smooth", "window_matrix"]
 
-_C1 = 0.01**2
+C1 = 0.01**2
 C2 = 0.03**2
 """Constant of SSIM's contrast term for a window of 1 (Wang et al. 2004)."""
 
@@ -52,7 +52,7 @@ class Likeness:
         mean = smooth(changed, self.every)
         square = smooth(changed * changed, self.every) - mean**2
         product = smooth(changed * self.clean, self.every) - mean * self._mean
-        luminance = (2 * mean * self._mean + _C1) / (mean**2 + self._mean**2 + _C1)
+        luminance = (2 * mean * self._mean + C1) / (mean**2 + self._mean**2 + C1)
         contrast = (2 * product + C2) / (square + self._square + C2)
         similar: NDArray[np.float32] = (luminance * contrast).mean(axis=0)
         return similar
@@ -85,12 +85,12 @@ def smooth(planes: NDArray[np.float32], every: int = 1) -> NDArray[np.float32]:
 
     Two matrix products are quicker than any loop over the window.
     """
-    rows, columns = _window(planes.shape[-2], every), _window(planes.shape[-1], every)
+    rows, columns = window_matrix(planes.shape[-2], every), window_matrix(planes.shape[-1], every)
     return np.asarray(rows @ planes @ columns.T, np.float32)
 
 
 @lru_cache(maxsize=16)
-def _window(size: int, every: int) -> NDArray[np.float32]:
+def window_matrix(size: int, every: int = 1) -> NDArray[np.float32]:
     """Matrix that takes a position's weighted mean of its neighbors, the border repeated; a row for each position."""
     at = np.arange(-RADIUS, RADIUS + 1)
     kernel = np.exp(-(at**2) / (2 * _SIGMA**2))

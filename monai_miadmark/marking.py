@@ -7,6 +7,7 @@ Networks come in through two protocols; this module and all below it know no tor
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -19,10 +20,20 @@ from monai_miadmark.field import quantize
 from monai_miadmark.image import StoredImage, displayed
 from monai_miadmark.interpolate import canonical_shape
 from monai_miadmark.options import Preset, ProtectOptions
-from monai_miadmark.placement import footprint, place_logo
+from monai_miadmark.placement import Placement, footprint, place_logo
 from monai_miadmark.region import grow, mask_on_grid, salient_boxes
 
-__all__ = ["MarkCritic", "Marker", "Perturber", "Specialist", "canonical_display", "footprint", "make_mark"]
+__all__ = [
+    "MarkCritic",
+    "MarkPlan",
+    "Marker",
+    "Perturber",
+    "Specialist",
+    "canonical_display",
+    "footprint",
+    "make_mark",
+    "plan_mark",
+]
 
 
 class Perturber(Protocol):
@@ -102,6 +113,60 @@ def canonical_display(image: StoredImage) -> NDArray[np.float32]:
     return display
 
 
+@dataclass(frozen=True, eq=False)
+class MarkPlan:
+    """All of a mark but its field, on the canonical grid.
+
+    Attributes:
+        clean: ``(N, C, h, w)`` float32 in [0, 1], the image as a display shows it.
+        mask: full-size mask of samples that stay as they are, ``(N, H, W)`` bool, or ``None``.
+        region: ``(N, h, w)`` bool, the part that a reader needs most.
+        placed: the logo, and the image with it.
+        logo: ``(N, h, w)`` bool, cells that share the logo's budget; likeness does not count them.
+        budget: ``(N, h, w)``, largest amplitude at each cell, fraction of the window.
+        scales: block scales that hold the budget.
+    """
+
+    clean: NDArray[np.float32]
+    mask: NDArray[np.bool_] | None
+    region: NDArray[np.bool_]
+    placed: Placement
+    logo: NDArray[np.bool_]
+    budget: NDArray[np.float64]
+    scales: NDArray[np.uint8]
+
+    def cells(self) -> NDArray[np.float32]:
+        """The budget at each cell as the record can hold it, ``(N, 1, h, w)``."""
+        return cell_budget(self.scales, *self.clean.shape[2:])
+
+
+def plan_mark(
+    image: StoredImage, options: ProtectOptions, critic: MarkCritic, clean: NDArray[np.float32] | None = None
+) -> MarkPlan:
+    """Choose region, logo and budget for an image.
+
+    Args:
+        image: the stored samples.
+        options: the custodian's choices.
+        critic: says what is salient and where the logo misleads.
+        clean: :func:`canonical_display` of the image, where it is known.
+
+    Raises:
+        FileNotFoundError: there is no such logo file.
+        ValueError: a region mask that does not fit the image, or a logo that cannot be drawn.
+    """
+    preset = options.strength
+    slices, height, width, _ = image.values.shape
+    clean = canonical_display(image) if clean is None else clean
+    mask, region = locate_region(options, critic, clean, (slices, height, width))
+    placed = place_logo(image, options, critic, clean, region)
+    cap, logo = options.effective_region_budget, placed.footprint & ~region
+    budget = likeness_budget(clean, preset.visibility, region, cap, logo, quick=not preset.search)
+    np.maximum(budget, preset.footprint, out=budget, where=logo)
+    scales = _capped_scales(budget, _touched(region, (height, width)), cap)
+    return MarkPlan(clean, mask, region, placed, logo, budget, scales)
+
+
 def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, latent: bytes) -> ImageMark:
     """Choose region, budget, logo and field for an image.
 
@@ -115,33 +180,39 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
         The mark in stored units, ready for :func:`monai_miadmark.exact.apply_mark`.
 
     Raises:
-        ValueError: a region mask that does not fit the image, or a perturber that gives no field.
+        FileNotFoundError: there is no such logo file.
+        ValueError: a region mask that does not fit the image, a logo that cannot be drawn, or a perturber that gives no
+            field.
     """
-    preset = options.strength
-    slices, height, width, _ = image.values.shape
-    clean = canonical_display(image)
+    preset, clean = options.strength, canonical_display(image)
     specialist = marker.specialist(options.modality, clean)
-    h, w = clean.shape[2:]
-    mask, region = locate_region(options, specialist.critic, clean, (slices, height, width))
-    placed = place_logo(image, options, specialist.critic, clean, region)
-    cap, visibility, quick = options.effective_region_budget, preset.visibility, not preset.search
-    logo = placed.footprint & ~region
-    budget = likeness_budget(clean, visibility, region, cap, logo, quick)
-    np.maximum(budget, preset.footprint, out=budget, where=logo)
-    # Interpolation spreads a cell over its neighbors.
-    touched = grow(region, 1) if (h, w) != (height, width) else region
-    scales = _capped_scales(budget, touched, cap)
+    plan = plan_mark(image, options, specialist.critic, clean)
     # Copies: what a perturber does to its arguments must not change what its field is measured against.
-    shown = placed.images.copy(), clean.copy()
-    made = specialist.perturber(preset).perturb(*shown, cell_budget(scales, h, w), latent)
-    fraction = _checked(made, clean.shape)
-    budget = fit_to_likeness(clean, placed.images, fraction, budget, visibility, region, cap, logo, quick)
-    scales = _capped_scales(budget, touched, cap)
+    shown = plan.placed.images.copy(), clean.copy()
+    fraction = _checked(specialist.perturber(preset).perturb(*shown, plan.cells(), latent), clean.shape)
+    budget = fit_to_likeness(
+        clean,
+        plan.placed.images,
+        fraction,
+        plan.budget,
+        preset.visibility,
+        plan.region,
+        options.effective_region_budget,
+        plan.logo,
+        quick=not preset.search,
+    )
+    touched = _touched(plan.region, image.values.shape[1:3])
+    scales = _capped_scales(budget, touched, options.effective_region_budget)
     field = quantize(np.ascontiguousarray(np.moveaxis(fraction, 1, 3)), scales)
     if image.window.inverted:  # bright is small here: what the networks add, the stored values lose
         field = type(field)(-field.levels, field.scales)
     step, exponent = step_for(image.window, image.values.dtype)
-    return ImageMark(field=field, logo=placed.logo, mask=mask, step=step, exponent=exponent)
+    return ImageMark(field=field, logo=plan.placed.logo, mask=plan.mask, step=step, exponent=exponent)
+
+
+def _touched(region: NDArray[np.bool_], size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Cells whose amplitude reaches the region: in images of another size than the grid's, interpolation spreads it."""
+    return grow(region, 1) if region.shape[1:] != size else region
 
 
 def _checked(fraction: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:

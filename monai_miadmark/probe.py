@@ -13,8 +13,11 @@ from ignite.engine import Engine, Events
 from monai.data import list_data_collate
 from torch import Tensor, nn
 
+from monai_miadmark.budget import Visibility
 from monai_miadmark.generator import LATENT_SIZE
+from monai_miadmark.soft_likeness import SoftLikeness, fitted_budget
 from monai_miadmark.surrogates import SurrogateEnsemble
+from monai_miadmark.training_images import BUDGET, CLEAN, FITTED, JUDGED
 
 __all__ = ["FooledProbe"]
 
@@ -24,13 +27,16 @@ logger = logging.getLogger(__name__)
 class FooledProbe:
     """Ignite handler: accuracy of every surrogate on a few marked images, of the section ``tune`` best.
 
-    The images are marked as files are: at their budget, without a logo, rounded to five levels, always with the same
-    latents. The figures are logged and stand in ``engine.state.metrics`` as ``MODALITY/SURROGATE``.
+    The images are marked as files are: with their logos, as strong as the likeness allows, rounded to five levels,
+    always with the same latents. The figures are logged and stand in ``engine.state.metrics`` as
+    ``MODALITY/SURROGATE``.
 
     Args:
         generator: the network that trains; its mode is given back.
         ensembles: surrogates by modality.
-        data: for each modality dictionaries with ``image`` ``(C, h, w)``, ``label`` and ``budget`` ``(1, h, w)``.
+        data: for each modality dictionaries with ``label`` and what
+            :class:`monai_miadmark.training_images.PlannedMarkd` gives.
+        visibility: the likeness that protection keeps to.
         count: images of each modality, spread evenly over the data (which is sorted by class).
         interval: steps between two measurements.
         remover: measured behind it too, as ``MODALITY/SURROGATE/removed``.
@@ -42,13 +48,14 @@ class FooledProbe:
         generator: nn.Module,
         ensembles: Mapping[str, SurrogateEnsemble],
         data: Mapping[str, Sequence[Mapping[str, Any]]],
+        visibility: Visibility,
         count: int = 32,
         interval: int = 200,
         remover: nn.Module | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.generator, self.ensembles, self.interval, self.remover = generator, ensembles, interval, remover
-        self.device = torch.device(device)
+        self.visibility, self.device = visibility, torch.device(device)
         self.batches: dict[str, dict[str, Tensor]] = {}
         for name, items in data.items():
             chosen = [items[i * len(items) // min(count, len(items))] for i in range(min(count, len(items)))]
@@ -73,11 +80,13 @@ class FooledProbe:
         self.generator.eval()
         figures: dict[str, float] = {}
         for name, batch in self.batches.items():
-            images, labels, budget = (batch[key].to(self.device) for key in ("image", "label", "budget"))
+            keys = ("image", CLEAN, "label", BUDGET, FITTED, JUDGED)
+            images, clean, labels, budget, fitted, judged = (batch[key].to(self.device) for key in keys)
             latent = torch.randn((len(images), LATENT_SIZE), generator=torch.Generator().manual_seed(0))
-            field = self.generator(images, budget, latent.to(self.device))
-            marked = (images + torch.round(field * 2) / 2 * budget).clamp(0, 1)
-            views = {"": marked, "/clean": images}
+            levels = torch.round(self.generator(images, budget, latent.to(self.device)) * 2) / 2
+            budget = fitted_budget(SoftLikeness(clean, judged), images, levels, budget, fitted, self.visibility)
+            marked = (images + levels * budget).clamp(0, 1)
+            views = {"": marked, "/clean": clean}
             if self.remover is not None:
                 views["/removed"] = self.remover(marked).clamp(0, 1)
             for suffix, view in views.items():

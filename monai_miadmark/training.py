@@ -4,91 +4,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from monai.config import KeysCollection
 from monai.engines import Trainer
 from monai.handlers import CheckpointLoader
-from monai.transforms import MapTransform
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_miadmark.budget import Visibility, block_scales, cell_budget, likeness_budget
-from monai_miadmark.critic import EnsembleCritic
+from monai_miadmark.budget import Visibility
 from monai_miadmark.diversity import InputDiversity
 from monai_miadmark.generator import LATENT_SIZE, PerturbationGenerator
 from monai_miadmark.modalities import MODALITY, ModalityBatches
-from monai_miadmark.region import salient_boxes
 from monai_miadmark.removal_loop import RemovalLoop
+from monai_miadmark.soft_likeness import SoftLikeness, fitted_budget
 from monai_miadmark.surrogates import Surrogate, SurrogateEnsemble, expected_margin
+from monai_miadmark.training_images import BUDGET, CLEAN, FITTED, JUDGED
 
-__all__ = ["BUDGET", "GeneratorTrainer", "LogoPlanes", "SoftBudgetd", "first_critics", "logits_and_features", "resume"]
-
-BUDGET = "budget"
-"""Dictionary key of the amplitude map."""
-
-
-class SoftBudgetd(MapTransform):
-    """Add the budget that protection with ``region="auto"`` would give an image, under the key ``budget``.
-
-    Args:
-        keys: the image, ``(C, h, w)`` in [0, 1].
-        critic: finds the salient box; one for all images, or one for each modality (the item's ``modality`` says
-            which).
-        model: visibility weights.
-        region_budget: largest amplitude inside the box, fraction of the window.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        critic: EnsembleCritic | Mapping[str, EnsembleCritic],
-        model: Visibility | None = None,
-        region_budget: float = 3 / 255,
-    ) -> None:
-        super().__init__(keys)
-        self.critic, self.model, self.region_budget = critic, model or Visibility(), region_budget
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Copy of ``data`` with ``budget`` ``(1, h, w)`` float32."""
-        out = dict(data)
-        for key in self.key_iterator(out):
-            display = np.asarray(out[key], np.float32)[None]
-            critic = self.critic[out[MODALITY]] if isinstance(self.critic, Mapping) else self.critic
-            box = salient_boxes(critic.saliency(display))
-            budget = likeness_budget(display, self.model, box, self.region_budget, np.zeros_like(box))
-            out[BUDGET] = torch.from_numpy(cell_budget(block_scales(budget), *display.shape[2:])[0])
-        return out
-
-
-class LogoPlanes:
-    """Random visible logos for training: ``(B, 1, h, w)`` coverage in [0, 1].
-
-    Args:
-        alphas: drawings, ``(lh, lw)`` uint8 each.
-        chance: share of images that get one.
-    """
-
-    def __init__(self, alphas: Sequence[np.ndarray], chance: float = 0.6) -> None:
-        self.alphas = [torch.from_numpy(a.astype(np.float32) / 255) for a in alphas]
-        self.chance = chance
-
-    def __call__(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
-        """Draw planes for images of ``shape`` ``(B, C, h, w)``; logos larger than the image are left out."""
-        planes = torch.zeros(shape[0], 1, *shape[2:])
-        for plane in planes[:, 0]:
-            draw = torch.rand(4, generator=generator).tolist()
-            alpha = self.alphas[int(draw[0] * len(self.alphas))]
-            room = (plane.shape[0] - alpha.shape[0], plane.shape[1] - alpha.shape[1])
-            if draw[1] < self.chance and min(room) >= 0:
-                top, left = int(draw[2] * (room[0] + 1)), int(draw[3] * (room[1] + 1))
-                plane[top : top + alpha.shape[0], left : left + alpha.shape[1]] = alpha
-        return planes
+__all__ = ["GeneratorTrainer", "logits_and_features", "resume"]
 
 
 class _Batch(NamedTuple):
@@ -102,6 +38,12 @@ class _Batch(NamedTuple):
     """``(B,)`` int64."""
     budget: Tensor
     """``(B, 1, h, w)``, fraction of the window."""
+    fitted: Tensor
+    """``(B, 1, h, w)`` bool, cells whose amplitude follows the likeness."""
+    judged: Tensor
+    """``(B, 1, h, w)`` bool, cells by which likeness is judged."""
+    gains: Tensor
+    """``(B, 1, 1, 1)``, by how much more or less than the likeness allows."""
     latent: Tensor
     """``(B, LATENT_SIZE)``."""
     paired: bool
@@ -111,22 +53,25 @@ class _Batch(NamedTuple):
 class GeneratorTrainer(Trainer):
     """Trains a generator so that its fields mislead ensembles, whatever the latent.
 
-    A step sees images of one modality and draws one surrogate of it. In some steps half of the batch comes twice, with
-    two latents; fields of the same image that correlate by more than ``max_similarity`` are penalized, so that the mark
-    really depends on the key. In some, features of the surrogate are pushed away from those of the clean image as well,
-    and in some the surrogate sees what a removal network left.
+    A step sees images of one modality and draws one surrogate of it. Fields get the amplitude with which protection
+    would let them be seen, and gradients know of it: a pattern that SSIM hardly notices may be stronger, so that is
+    what the generator learns to make. In some steps half of the batch comes twice, with two latents; fields of the same
+    image that correlate by more than ``max_similarity`` are penalized, so that the mark really depends on the key. In
+    some, features of the surrogate are pushed away from those of the clean image as well, and in some the surrogate
+    sees what a removal network left.
 
     Args:
         device: where to run; bfloat16 autocast on CUDA.
         max_epochs: epochs.
-        train_data_loader: gives ``image`` ``(B, C, h, w)`` in [0, 1], ``label`` ``(B,)`` and ``budget``
-            ``(B, 1, h, w)``; with several ensembles also ``modality``, the name of one.
-            :class:`ModalityBatches` goes on where a checkpoint left it.
+        train_data_loader: gives ``image`` and ``clean`` ``(B, C, h, w)`` in [0, 1], ``label`` ``(B,)``, ``budget``,
+            ``fitted`` and ``judged`` ``(B, 1, h, w)``, see :class:`monai_miadmark.training_images.PlannedMarkd`; with
+            several ensembles also ``modality``, the name of one. :class:`ModalityBatches` goes on where a checkpoint
+            left it.
         generator: the network to train.
         ensembles: frozen surrogates, of one modality or by name.
         optimizer: over the generator's parameters.
         diversity: random preprocessing in front of the surrogates.
-        logos: random logos, or ``None`` for none.
+        visibility: the likeness that protection keeps to.
         removal: the removal network that learns along, or ``None`` for none.
         members_per_step: surrogates drawn for each step (all of them cost more than they give).
         feature_weight: of the cosine between features of marked and clean images; 0 for none.
@@ -135,10 +80,7 @@ class GeneratorTrainer(Trainer):
         max_similarity: cosine above which two latents' fields are pushed apart.
         similarity_weight: of what is above.
         margin_floor: logit margins below it count as this: what errs by far is left alone.
-        gain: smallest and largest factor on the budget, drawn for each image.
-        footprint_budget: amplitude allowed under a logo, fraction of the window.
-        opacity: of the logos.
-        black_ink: share of logos in black; the others are white.
+        gain: smallest and largest factor on the amplitude outside the logo, drawn for each image.
         seed: of all random draws.
         train_handlers: ignite handlers.
         epoch_length: iterations an epoch; default: the loader's length.
@@ -153,19 +95,16 @@ class GeneratorTrainer(Trainer):
         ensembles: SurrogateEnsemble | Mapping[str, SurrogateEnsemble],
         optimizer: torch.optim.Optimizer,
         diversity: InputDiversity,
-        logos: LogoPlanes | None = None,
+        visibility: Visibility,
         removal: RemovalLoop | None = None,
         members_per_step: int = 1,
         feature_weight: float = 1.0,
-        feature_every: int = 2,
+        feature_every: int = 4,
         pair_every: int = 4,
-        max_similarity: float = 0.5,
+        max_similarity: float = 0.7,
         similarity_weight: float = 4.0,
         margin_floor: float = -8.0,
-        gain: tuple[float, float] = (0.7, 1.3),
-        footprint_budget: float = 32 / 255,
-        opacity: float = 0.35,
-        black_ink: float = 0.3,
+        gain: tuple[float, float] = (0.85, 1.15),
         seed: int = 0,
         train_handlers: Sequence[Any] | None = None,
         epoch_length: int | None = None,
@@ -180,13 +119,13 @@ class GeneratorTrainer(Trainer):
             handlers=train_handlers,
             decollate=False,
         )
-        self.generator, self.optimizer, self.diversity, self.logos = generator, optimizer, diversity, logos
+        self.generator, self.optimizer, self.diversity = generator, optimizer, diversity
         self.ensembles = ensembles if isinstance(ensembles, Mapping) else {"": ensembles}
+        self.visibility = visibility
         self.removal, self.members_per_step = removal, members_per_step
         self.feature_weight, self.feature_every, self.pair_every = feature_weight, feature_every, pair_every
         self.max_similarity, self.similarity_weight = max_similarity, similarity_weight
         self.margin_floor, self.gain = margin_floor, gain
-        self.footprint_budget, self.opacity, self.black_ink = footprint_budget, opacity, black_ink
         self.random = torch.Generator().manual_seed(seed)
 
     def state_dict(self) -> dict[str, Any]:
@@ -224,14 +163,17 @@ class GeneratorTrainer(Trainer):
             levels = field
             if self._chance() < 0.5:
                 levels = field + (torch.round(field * 2) / 2 - field).detach()
-            marked = (batch.images + levels * batch.budget).clamp(0, 1)
+            likeness = SoftLikeness(batch.clean, batch.judged)
+            budget = fitted_budget(likeness, batch.images, levels, batch.budget, batch.fitted, self.visibility)
+            budget = torch.where(batch.fitted, budget * batch.gains, budget)
+            marked = (batch.images + levels * budget).clamp(0, 1)
             output: dict[str, Any] = {}
             seen = marked
             if self.removal is not None and self.removal.wanted(step, self._chance()):
                 seen = self.removal(marked).float()
             loss, output["fooled"] = self._effect(ensemble, seen, batch, step)
             if batch.paired:
-                first, second = (field * batch.budget).flatten(1).chunk(2)
+                first, second = (field * budget).flatten(1).chunk(2)
                 similarity = F.cosine_similarity(first, second, dim=1)
                 excess = (similarity - self.max_similarity).clamp_min(0).mean()
                 loss = loss + self.similarity_weight * excess
@@ -246,27 +188,18 @@ class GeneratorTrainer(Trainer):
 
     def _draw(self, batchdata: Mapping[str, Any], step: int) -> _Batch:
         """Images with budgets, logos, flips and latents of a step."""
-        keys = (CommonKeys.IMAGE, CommonKeys.LABEL, BUDGET)
-        images, labels, budget = (batchdata[key].to(self.state.device) for key in keys)
+        keys = (CommonKeys.IMAGE, CLEAN, CommonKeys.LABEL, BUDGET, FITTED, JUDGED)
+        drawn = [batchdata[key].to(self.state.device) for key in keys]
         if self._chance() < 0.5:
-            images, budget = images.flip(-1), budget.flip(-1)
+            drawn = [maps.flip(-1) if maps.ndim == 4 else maps for maps in drawn]
         paired = self.pair_every > 0 and step % self.pair_every == 0
         if paired:  # as many images as in other steps, so that no step takes longer
-            images, labels, budget = (
-                t[: max(1, len(t) // 2)].repeat(2, *[1] * (t.ndim - 1)) for t in (images, labels, budget)
-            )
+            drawn = [t[: max(1, len(t) // 2)].repeat(2, *[1] * (t.ndim - 1)) for t in drawn]
+        images, clean, labels, budget, fitted, judged = drawn
         low, high = self.gain
         gains = torch.rand((len(budget), 1, 1, 1), generator=self.random).to(budget) * (high - low) + low
-        budget = budget * gains
-        clean = images
-        if self.logos is not None:
-            cover = self.logos(images.shape, self.random).to(images)
-            ink = (torch.rand((len(images), 1, 1, 1), generator=self.random) >= self.black_ink).to(images)
-            images = images + (ink - images) * cover * self.opacity
-            footprint = F.max_pool2d((cover > 0).float(), 5, 1, 2)
-            budget = torch.maximum(budget, footprint * self.footprint_budget)
         latent = torch.randn((len(images), LATENT_SIZE), generator=self.random).to(images)
-        return _Batch(clean, images, labels.long(), budget, latent, paired)
+        return _Batch(clean, images, labels.long(), budget, fitted, judged, gains, latent, paired)
 
     def _effect(self, ensemble: SurrogateEnsemble, seen: Tensor, batch: _Batch, step: int) -> tuple[Tensor, float]:
         """Loss against the drawn surrogates, and the share of them that errs."""
@@ -308,14 +241,6 @@ def logits_and_features(surrogate: Surrogate, images: Tensor) -> tuple[Tensor, T
     finally:
         handle.remove()
     return logits, taken[-1].flatten(1).float()
-
-
-def first_critics(
-    ensembles: Mapping[str, SurrogateEnsemble], device: torch.device | str = "cpu"
-) -> dict[str, EnsembleCritic]:
-    """A critic for each modality that asks the first surrogate only: quick enough for every image of a training."""
-    firsts = {name: cast(Surrogate, group.members[0]) for name, group in ensembles.items()}
-    return {name: EnsembleCritic(SurrogateEnsemble([first]), device) for name, first in firsts.items()}
 
 
 def resume(trainer: Trainer, objects: Mapping[str, Any], folder: str | Path) -> None:

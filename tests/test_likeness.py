@@ -11,6 +11,7 @@ from monai.metrics.regression import compute_ssim_and_cs
 from numpy.typing import NDArray
 
 from monai_miadmark.likeness import RADIUS, Likeness, smooth
+from monai_miadmark.soft_likeness import SoftLikeness
 
 
 def pair(channels: int, height: int, width: int, amplitude: float = 0.05) -> tuple[NDArray[np.float32], ...]:
@@ -39,6 +40,21 @@ def test_agrees_with_monai_away_from_borders(shape: tuple[int, int, int], amplit
     np.testing.assert_allclose(
         similar[RADIUS:-RADIUS, RADIUS:-RADIUS], monai_ssim(clean, changed), rtol=1e-3, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 33), (3, 24, 50), (3, 9, 12)])
+def test_the_differentiable_one_says_the_same(shape: tuple[int, int, int]) -> None:
+    clean, changed = pair(*shape)
+    judged = np.random.default_rng(1).random(shape[1:]) > 0.3
+    likeness = Likeness(clean)
+    cells, windows = likeness.counted(judged)
+    planes = torch.from_numpy(changed[None]).requires_grad_()
+    soft = SoftLikeness(torch.from_numpy(clean[None]), torch.from_numpy(judged[None, None]))
+    assert soft.squared_error(planes).item() == pytest.approx(likeness.squared_error(changed)[cells].mean(), rel=1e-4)
+    if min(shape[1:]) > 2 * RADIUS:
+        assert soft.ssim(planes).item() == pytest.approx(likeness.ssim_map(changed)[windows].mean(), abs=1e-4)
+    soft.ssim(planes).sum().backward()
+    assert planes.grad is not None and planes.grad.isfinite().all() and planes.grad.any()
 
 
 @pytest.mark.parametrize("shape", [(1, 40, 33), (3, 1, 12), (2, 17, 2)])

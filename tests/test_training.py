@@ -18,36 +18,37 @@ from monai.bundle import ConfigParser
 from monai.handlers import CheckpointSaver
 from networks import CLASSES, SIDE, classifier, ensemble, generator
 
-from monai_miadmark.budget import Visibility
+from monai_miadmark.budget import Visibility, fit_to_likeness
 from monai_miadmark.critic import EnsembleCritic
 from monai_miadmark.diversity import InputDiversity
 from monai_miadmark.generator import LATENT_SIZE
 from monai_miadmark.modalities import ModalityBatches, modality_datasets, modality_ensembles
+from monai_miadmark.options import PRESETS
 from monai_miadmark.probe import FooledProbe
 from monai_miadmark.removal_loop import RemovalLoop, ResidualRemover
+from monai_miadmark.soft_likeness import SoftLikeness, fitted_budget
 from monai_miadmark.surrogates import Surrogate, SurrogateEnsemble, expected_margin, load_pretrained, save_weights
-from monai_miadmark.training import (
-    BUDGET,
-    GeneratorTrainer,
-    LogoPlanes,
-    SoftBudgetd,
-    first_critics,
-    logits_and_features,
-    resume,
-)
+from monai_miadmark.training import GeneratorTrainer, logits_and_features, resume
+from monai_miadmark.training_images import BUDGET, CLEAN, FITTED, JUDGED, PlannedMarkd, first_critics
 
 CPU = torch.device("cpu")
-ALPHA = np.full((4, 6), 255, np.uint8)
+EVERYTHING = Visibility(psnr=0.0, ssim=0.0, ceiling=1.0)
+"""A likeness that asks for nothing: amplitudes double."""
+
+
+def planned(image: torch.Tensor, budget: float) -> dict[str, torch.Tensor]:
+    """Images ``(..., C, h, w)`` without a logo, with one amplitude that likeness decides everywhere."""
+    plane = image[..., :1, :, :]
+    everywhere = torch.ones_like(plane, dtype=torch.bool)
+    amplitude = torch.full_like(plane, budget)
+    return {"image": image, CLEAN: image.clone(), BUDGET: amplitude, FITTED: everywhere, JUDGED: everywhere.clone()}
 
 
 def batches(count: int = 2, size: int = 2) -> list[dict[str, torch.Tensor]]:
     rng = torch.Generator().manual_seed(0)
     return [
-        {
-            "image": torch.rand((size, 1, 24, 20), generator=rng),
-            "label": torch.randint(CLASSES, (size,), generator=rng),
-            BUDGET: torch.full((size, 1, 24, 20), 12 / 255),
-        }
+        planned(torch.rand((size, 1, 24, 20), generator=rng), 12 / 255)
+        | {"label": torch.randint(CLASSES, (size,), generator=rng)}
         for _ in range(count)
     ]
 
@@ -62,7 +63,7 @@ def trainer(epochs: int = 1, handlers: Sequence[Any] = (), loader: Any = None, *
         more.pop("ensemble", None) or ensemble(3),
         torch.optim.Adam(network.parameters(), 1e-3),
         InputDiversity(),
-        LogoPlanes([ALPHA]),
+        more.pop("visibility", EVERYTHING),
         train_handlers=list(handlers),
         **more,
     )
@@ -112,21 +113,21 @@ class TestGeneratorTrainer:
 
     def test_training_makes_fields_that_mislead_more(self) -> None:
         network, group, data = generator(), ensemble(), batches(1, 4)
-        data[0][BUDGET].fill_(48 / 255)
+        data[0][BUDGET].fill_(24 / 255)
         latents = torch.randn((4, LATENT_SIZE), generator=torch.Generator().manual_seed(9))
         truth = torch.nn.functional.one_hot(data[0]["label"], CLASSES).float()
 
         def mean_margin() -> float:
             with torch.inference_mode():
                 field = network(data[0]["image"], data[0][BUDGET], latents)
-                marked = (data[0]["image"] + field * data[0][BUDGET]).clamp(0, 1)
+                marked = (data[0]["image"] + field * 2 * data[0][BUDGET]).clamp(0, 1)
                 return float(torch.stack([expected_margin(z, truth) for z in group(marked)]).mean())
 
         before = mean_margin()
         engine = trainer(
             30, generator=network, ensemble=group, loader=data, feature_weight=0, pair_every=0, gain=(1, 1)
         )
-        engine.diversity, engine.logos = InputDiversity(chance=0), None
+        engine.diversity = InputDiversity(chance=0)
         engine.run()
         assert mean_margin() < before - 0.02
 
@@ -183,11 +184,7 @@ class TestResume:
 def items(count: int, channels: int, side: int = 32) -> list[dict[str, Any]]:
     rng = torch.Generator().manual_seed(channels)
     return [
-        {
-            "image": torch.rand((channels, side, side), generator=rng),
-            "label": i % CLASSES,
-            BUDGET: torch.full((1, side, side), 16 / 255),
-        }
+        planned(torch.rand((channels, side, side), generator=rng), 16 / 255) | {"label": i % CLASSES}
         for i in range(count)
     ]
 
@@ -296,7 +293,7 @@ class TestSeveralModalities:
     def test_probe_measures_each_surrogate(self) -> None:
         network, groups = generator(), two_modalities()
         data = {"gray": items(5, 1), "color": items(40, 3)}
-        probe = FooledProbe(network, groups, data, count=8, interval=2, remover=removal().remover)
+        probe = FooledProbe(network, groups, data, Visibility(), count=8, interval=2, remover=removal().remover)
         assert {name: len(batch["label"]) for name, batch in probe.batches.items()} == {"gray": 5, "color": 8}
         engine = self.engine(1, [probe], generator=network)
         engine.run()
@@ -353,56 +350,107 @@ def test_a_warm_start_takes_what_fits(tmp_path: Path) -> None:
     assert torch.equal(network.enter.conv.weight, given.enter.conv.weight)
 
 
-class TestSoftBudgetd:
-    def test_adds_a_budget_and_leaves_the_dictionary(self) -> None:
+class TestPlannedMarkd:
+    IMAGE = torch.rand((1, 64, 60), generator=torch.Generator().manual_seed(5))
+
+    def made(self, **more: Any) -> dict[Any, Any]:
+        return PlannedMarkd("image", EnsembleCritic(ensemble()), **more)({"image": self.IMAGE, "label": 1})
+
+    def test_adds_what_a_field_has_to_know_and_leaves_the_dictionary(self) -> None:
+        data = {"image": self.IMAGE, "label": 1}
+        out = PlannedMarkd("image", EnsembleCritic(ensemble()))(data)
+        assert set(data) == {"image", "label"} and data["image"] is self.IMAGE
+        assert set(out) == {"image", "label", CLEAN, BUDGET, FITTED, JUDGED}
+        torch.testing.assert_close(out[CLEAN], self.IMAGE, atol=0.5 / 255 + 1e-6, rtol=0)
+        assert out[BUDGET].shape == (1, 64, 60) and out[BUDGET].dtype == torch.float32 and out[BUDGET].min() >= 0
+        assert all(out[key].shape == (1, 64, 60) and out[key].dtype == torch.bool for key in (FITTED, JUDGED))
+
+    def test_the_logo_is_in_the_image_and_has_a_budget_of_its_own(self) -> None:
+        out = self.made()
+        ink = (out["image"] != out[CLEAN]).any(0, keepdim=True)
+        logo = ~out[JUDGED]
+        assert ink.any() and not (ink & out[JUDGED]).any() and not (logo & out[FITTED]).any()
+        preset = PRESETS["fast"]
+        # Blocks have one scale: those that reach into the salient box keep to its budget.
+        assert out[BUDGET][logo].median() >= preset.footprint - 1 / 255
+        # Blocks beside the footprint share its scale.
+        assert out[BUDGET][out[FITTED]].median() <= preset.visibility.ceiling + 1e-6
+
+    def test_the_salient_box_gets_little_and_is_judged_but_not_fitted(self) -> None:
+        out = self.made(invisible=1.0)
+        inside = ~out[FITTED]
+        assert inside.any() and out[JUDGED].all() and torch.equal(out["image"], out[CLEAN])
+        assert 0 < out[BUDGET][inside].max() <= 3 / 255 + 1e-6 and out[BUDGET][~inside].max() > 3 / 255
+
+    def test_what_a_logo_says_follows_from_the_image(self) -> None:
+        texts = [chr(65 + i) * 6 for i in range(20)]
         critic = EnsembleCritic(ensemble())
-        data = {"image": torch.rand(1, 40, 36), "label": 1}
-        out = SoftBudgetd("image", critic)(data)
-        assert set(data) == {"image", "label"} and out["image"] is data["image"]
-        budget = out[BUDGET]
-        assert budget.shape == (1, 40, 36) and budget.dtype == torch.float32
-        assert 0 < budget.max() <= Visibility().ceiling + 1e-6 and budget.min() >= 0
+        images = [torch.rand((1, 48, 48), generator=torch.Generator().manual_seed(i)) for i in range(6)]
+
+        def logos(some: float) -> list[torch.Tensor]:
+            made = PlannedMarkd("image", critic, texts=texts, invisible=some)
+            return [made({"image": image})["image"] - image for image in images]
+
+        assert all(torch.equal(a, b) for a, b in zip(logos(0.5), logos(0.5), strict=True))
+        shown = [bool((logo.abs() > 0.01).any()) for logo in logos(0.5)]
+        assert any(shown) and not all(shown)
 
     def test_each_modality_has_its_critic(self) -> None:
-        image = torch.rand(1, 40, 36)
         critics = {
             "one": EnsembleCritic(ensemble()),
             "two": EnsembleCritic(SurrogateEnsemble([ensemble(3).members[2]])),
         }
         for name, critic in critics.items():
-            item = {"image": image, "modality": name}
-            expected = SoftBudgetd("image", critic, region_budget=0)({"image": image})[BUDGET]
-            assert torch.equal(SoftBudgetd("image", critics, region_budget=0)(item)[BUDGET], expected)
+            out = PlannedMarkd("image", critics)({"image": self.IMAGE, "modality": name})
+            expected = PlannedMarkd("image", critic)({"image": self.IMAGE})
+            assert all(torch.equal(out[key], expected[key]) for key in expected)
 
-    def test_the_salient_box_gets_little(self) -> None:
-        critic = EnsembleCritic(ensemble())
-        image = torch.rand(1, 40, 40)
-        some = SoftBudgetd("image", critic, region_budget=3 / 255)({"image": image})[BUDGET]
-        none = SoftBudgetd("image", critic, region_budget=0)({"image": image})[BUDGET]
-        inside = none == 0
-        assert inside.any() and not inside.all()
-        assert 0 < some[inside].max() <= 3 / 255 + 1e-6 and some[~inside].max() > 3 / 255
+    def test_nonsense_is_refused(self) -> None:
+        for more in ({"texts": ()}, {"invisible": 1.5}):
+            with pytest.raises(ValueError, match="texts"):
+                self.made(**more)
 
 
-class TestLogoPlanes:
-    SHAPE = torch.Size((40, 1, 24, 20))
+class TestFittedBudget:
+    """The estimate in one go, against what protection finds by trying."""
 
-    def test_places_whole_logos_on_a_share_of_images(self) -> None:
-        planes = LogoPlanes([ALPHA], chance=0.5)(self.SHAPE, torch.Generator().manual_seed(1))
-        assert planes.shape == self.SHAPE
-        ink = planes.sum((1, 2, 3))
-        assert set(ink.tolist()) == {0.0, float(ALPHA.size)}
-        assert 8 < (ink > 0).sum() < 32
-        corners = {tuple(torch.nonzero(p[0])[0].tolist()) for p in planes if p.any()}
-        assert len(corners) > 5
+    def test_agrees_with_protection(self) -> None:
+        model = Visibility()
+        rng = np.random.default_rng(0)
+        y, x = np.mgrid[:64, :60]
+        clean = (0.5 + 0.3 * np.sin(x / 5) * np.cos(y / 4) + rng.normal(0, 0.05, (1, 1, 64, 60))).clip(0, 1)
+        clean = clean.astype(np.float32)
+        levels = rng.choice([-1.0, -0.5, 0.5, 1.0], clean.shape).astype(np.float32)
+        region, logo = np.zeros((2, 1, 64, 60), bool)
+        budget = np.full((1, 64, 60), 10 / 255)
+        tried = fit_to_likeness(clean, clean, levels, budget, model, region, 0.0, logo)
+        tensors = [torch.from_numpy(a) for a in (clean, levels, budget[:, None].astype(np.float32))]
+        everywhere = torch.ones(1, 1, 64, 60, dtype=torch.bool)
+        likeness = SoftLikeness(tensors[0], everywhere)
+        made = fitted_budget(likeness, tensors[0], tensors[1], tensors[2], everywhere, model)
+        assert float(made.mean()) == pytest.approx(tried.mean(), rel=0.05)
+        assert not np.isclose(tried.mean(), budget.mean(), rtol=0.05)
 
-    def test_chance_zero_and_one(self) -> None:
-        rng = torch.Generator().manual_seed(1)
-        assert not LogoPlanes([ALPHA], chance=0)(self.SHAPE, rng).any()
-        assert LogoPlanes([ALPHA], chance=1)(self.SHAPE, rng).flatten(1).any(1).all()
+    def test_what_is_not_fitted_stays_and_nothing_passes_the_ceiling(self) -> None:
+        image = torch.rand(2, 3, 32, 32)
+        fitted = torch.zeros(2, 1, 32, 32, dtype=torch.bool)
+        fitted[..., :16, :] = True
+        budget = torch.full((2, 1, 32, 32), 12 / 255)
+        likeness = SoftLikeness(image, torch.ones_like(fitted))
+        levels = torch.full((2, 1, 32, 32), 0.5)
+        made = fitted_budget(likeness, image, levels, budget, fitted, Visibility(0.0, 0.0, ceiling=20 / 255))
+        torch.testing.assert_close(made[~fitted], budget[~fitted])
+        torch.testing.assert_close(made[fitted], torch.full_like(made[fitted], 20 / 255))
 
-    def test_logos_larger_than_the_image_are_left_out(self) -> None:
-        rng = torch.Generator().manual_seed(1)
-        assert not LogoPlanes([ALPHA], chance=1)(torch.Size((4, 3, 3, 20)), rng).any()
-        exact = LogoPlanes([ALPHA], chance=1)(torch.Size((4, 3, 4, 6)), rng)
-        assert exact.shape == (4, 1, 4, 6) and (exact == 1).all()
+    def test_gradients_tell_that_noise_costs_more_than_brightness(self) -> None:
+        rng = torch.Generator().manual_seed(0)
+        image = 0.5 + 0.05 * torch.randn(1, 1, 40, 40, generator=rng)
+        everywhere = torch.ones(1, 1, 40, 40, dtype=torch.bool)
+        likeness = SoftLikeness(image, everywhere)
+        noise = torch.randn(1, 1, 40, 40, generator=rng).sign() * 0.03
+        slow = torch.full_like(noise, 0.03)
+        gains = [float(likeness.gain(image + change, 0.88, 20.0)) for change in (noise, slow)]
+        assert gains[1] > 1.5 * gains[0]
+        share = torch.tensor(0.5, requires_grad=True)
+        likeness.gain(image + share * noise + (1 - share) * slow, 0.88, 10.0).sum().backward()
+        assert share.grad is not None and share.grad < 0

@@ -1,0 +1,91 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""Likeness as :mod:`monai_miadmark.likeness` measures it, for gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from monai_miadmark.budget import MOST_GAIN, Visibility
+from monai_miadmark.likeness import C1, C2, RADIUS, window_matrix
+
+__all__ = ["SoftLikeness", "fitted_budget"]
+
+
+class SoftLikeness:
+    """Compares changed versions of images with them, differentiably.
+
+    Args:
+        clean: ``(B, C, h, w)`` in [0, 1].
+        judged: ``(B, 1, h, w)`` bool, cells that count; of SSIM's windows those that lie whole in the image and have
+            such a cell in the middle. Where there are none, all cells count.
+    """
+
+    def __init__(self, clean: Tensor, judged: Tensor) -> None:
+        self.clean = clean
+        height, width = clean.shape[2:]
+        self._rows, self._columns = (torch.from_numpy(window_matrix(side)).to(clean) for side in (height, width))
+        self._mean = self._smooth(clean)
+        self._square = self._smooth(clean * clean) - self._mean**2
+        whole = torch.zeros_like(judged)
+        inner = ..., slice(RADIUS, height - RADIUS), slice(RADIUS, width - RADIUS)
+        whole[inner] = judged[inner]
+        self._cells, self._windows = _weights(judged), _weights(whole)
+
+    def ssim(self, changed: Tensor) -> Tensor:
+        """Mean structural similarity (Wang et al. 2004) of ``(B, C, h, w)``, ``(B,)``."""
+        mean = self._smooth(changed)
+        square = self._smooth(changed * changed) - mean**2
+        product = self._smooth(changed * self.clean) - mean * self._mean
+        luminance = (2 * mean * self._mean + C1) / (mean**2 + self._mean**2 + C1)
+        contrast = (2 * product + C2) / (square + self._square + C2)
+        return ((luminance * contrast).mean(1, keepdim=True) * self._windows).sum((1, 2, 3))
+
+    def squared_error(self, changed: Tensor) -> Tensor:
+        """Mean squared difference, ``(B,)``."""
+        return ((changed - self.clean).square().mean(1, keepdim=True) * self._cells).sum((1, 2, 3))
+
+    def gain(self, changed: Tensor, ssim: float, psnr: float) -> Tensor:
+        """By how much a change may grow, or has to shrink, to be as like the original as asked, ``(B, 1, 1, 1)``.
+
+        Both ``1 - SSIM`` and the squared error grow about as the square of an amplitude.
+
+        Args:
+            changed: ``(B, C, h, w)`` in [0, 1].
+            ssim: least structural similarity.
+            psnr: least peak signal-to-noise ratio in dB.
+        """
+        by_ssim = (1 - ssim) / (1 - self.ssim(changed)).clamp_min(1e-6)
+        by_psnr = 10 ** (-psnr / 10) / self.squared_error(changed).clamp_min(1e-9)
+        return torch.minimum(by_ssim, by_psnr).sqrt()[:, None, None, None]
+
+    def _smooth(self, planes: Tensor) -> Tensor:
+        smoothed: Tensor = self._rows @ planes @ self._columns.T
+        return smoothed
+
+
+def fitted_budget(
+    likeness: SoftLikeness, images: Tensor, levels: Tensor, budget: Tensor, fitted: Tensor, model: Visibility
+) -> Tensor:
+    """The budget with as much in some cells as the likeness leaves these fields there, ``(B, 1, h, w)``.
+
+    What :func:`monai_miadmark.budget.fit_to_likeness` finds by trying, estimated in one go.
+
+    Args:
+        likeness: of the originals.
+        images: ``(B, C, h, w)`` in [0, 1], with logos.
+        levels: the fields, ``(B, 1 or C, h, w)`` in [-1, 1].
+        budget: ``(B, 1, h, w)``, what they were made for, fraction of the window.
+        fitted: ``(B, 1, h, w)`` bool, cells that are scaled; the others keep their budget.
+        model: the likeness that is asked for, and the largest amplitude.
+    """
+    changed = (images + levels * budget).clamp(0, 1)
+    gain = likeness.gain(changed, model.ssim, model.psnr).clamp(1 / MOST_GAIN, MOST_GAIN)
+    return torch.where(fitted, (budget * gain).clamp_max(model.ceiling), budget)
+
+
+def _weights(counted: Tensor) -> Tensor:
+    """Shares that sum to 1 over the counted cells of each image, over all where there are none."""
+    counted = torch.where(counted.any((2, 3), True), counted, torch.ones_like(counted)).float()
+    return counted / counted.sum((1, 2, 3), keepdim=True)
