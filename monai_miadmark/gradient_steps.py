@@ -15,8 +15,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from monai_miadmark import stacks
+from monai_miadmark.budget import Visibility
 from monai_miadmark.diversity import BlockShuffle, InputDiversity, gaussian_blur
 from monai_miadmark.perturbers import GeneratorPerturber, field_channels, random_generator
+from monai_miadmark.soft_likeness import SoftLikeness, away_from_logo
 from monai_miadmark.stacks import as_tensor, beside_each_other, three_channels
 from monai_miadmark.surrogates import SurrogateEnsemble, attack_margin, to_square
 
@@ -42,10 +44,12 @@ class GradientPerturber:
 
     Gradients as they are and gradients smoothed over 1.5 cells (TI-FGSM, arXiv:1904.02884) are added, because different
     victims are sensitive to different frequencies. A share of the field is coarse: SSIM takes what changes slowly for
-    brightness and hardly counts it, and some victims see little else. Views are drawn from input diversity (DI-FGSM) or
-    from blocks that change places (BSR), by turns at random. The last third of the steps sees the field as it will be
-    stored, rounded to five levels. The last quarter asks all surrogates about the image as it is: what was found on
-    views of it then holds on the image itself. Those that still see through the mark are then asked some more.
+    brightness and hardly counts it, and some victims see little else. Steps go against what the field uses up of the
+    likeness as well: what hardly misleads and is seen is given up, and the rest may be stronger. Views are drawn from
+    input diversity (DI-FGSM) or from blocks that change places (BSR), by turns at random. The last third of the steps
+    sees the field as it will be stored, rounded to five levels. The last quarter asks all surrogates about the image as
+    it is: what was found on views of it then holds on the image itself. Those that still see through the mark are then
+    asked some more.
 
     Args:
         ensemble: the surrogates.
@@ -61,6 +65,8 @@ class GradientPerturber:
         settling: share of the steps, the last ones, in which all surrogates see the image without diversity.
         persistence: further such steps, at most, while any surrogate is not misled by far.
         coarse: share of the field, in [0, 1), that lies on a grid of 16 cells along the longer side.
+        visibility: the likeness with which the field will be shown; ``None`` if steps are to know of none.
+        thrift: weight of the gradient of what is used up of it, as a share of the other gradients.
         device: where it runs.
 
     Raises:
@@ -81,6 +87,8 @@ class GradientPerturber:
         settling: float = 0.25,
         persistence: int = 16,
         coarse: float = 0.33,
+        visibility: Visibility | None = None,
+        thrift: float = 0.3,
         device: torch.device | str = "cpu",
     ) -> None:
         if steps < 1:
@@ -92,6 +100,7 @@ class GradientPerturber:
         self.steps, self.start, self.step_size, self.decay = steps, start, step_size, decay
         self.diversity, self.views, self.mix, self.coarse = tuple(diversity), views, mix, coarse
         self.members_per_step = members_per_step or len(ensemble.members)
+        self.visibility, self.thrift = visibility, thrift
         self.settled, self.persistence = steps - round(settling * steps), persistence
         self.view_size = ensemble.input_size
 
@@ -127,6 +136,7 @@ class GradientPerturber:
         field = _LayeredField(first, self.coarse, self.decay)
         # The less of a field is rough, the more of it the likeness leaves: a tenth with the usual share.
         budget = budget * (1 + 0.3 * self.coarse)
+        likeness = SoftLikeness(clean, away_from_logo(images, clean))
         waiting: list[int] = []
         unsettled = torch.ones(len(images), dtype=torch.bool, device=images.device)
         for step in range(self.steps + self.persistence):
@@ -134,7 +144,8 @@ class GradientPerturber:
             # Straight-through rounding: forward sees the stored levels, backward the smooth field.
             if step >= self.steps * 2 // 3:
                 levels = whole + (torch.round(whole * 2) / 2 - whole).detach()
-            marked = three_channels((images + levels * budget).clamp(0, 1))
+            shown = (images + levels * budget).clamp(0, 1)
+            marked = three_channels(shown)
             if step >= self.settled:
                 gradient, margins = self._settling_gradient(marked, posterior, whole, unsettled)
                 if step >= self.steps:
@@ -148,6 +159,10 @@ class GradientPerturber:
                 gradient = self._gradient(asked, self._viewed(marked, rng), posterior, whole)
             plain, smoothed = self.mix
             rough = plain * _normalized(gradient) + smoothed * _normalized(gaussian_blur(gradient, 1.5))
+            if self.visibility is not None:
+                (seen,) = torch.autograd.grad(likeness.cost(shown, self.visibility).sum(), whole)
+                seen = self.thrift * _normalized(seen)
+                rough, gradient = rough + (plain + smoothed) * seen, _normalized(gradient) + seen
             rate = self.step_size * (1 - 0.8 * min(step / self.steps, 1.0))
             field.step(rough, gradient, rate * unsettled[:, None, None, None])
         return field.whole()

@@ -65,7 +65,7 @@ class EnsembleMarker:
             if self._generator is None:
                 raise ValueError("this preset needs a generator, and this marker may use none")
             return self._generator()
-        return GradientPerturber(self.ensemble, preset.steps, device=self.device)
+        return GradientPerturber(self.ensemble, preset.steps, visibility=preset.visibility, device=self.device)
 
 
 class BundleMarker:

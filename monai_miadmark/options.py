@@ -43,9 +43,9 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "subtle": Preset(Visibility(psnr=33.0, ssim=0.95), 16, 0.2, 16 / 255, 0.08),
-    "standard": Preset(Visibility(psnr=28.0, ssim=0.882), 24, 0.4, 48 / 255, 0.16),
-    "strong": Preset(Visibility(psnr=26.0, ssim=0.82, ceiling=28 / 255), 40, 0.45, 56 / 255, 0.2),
-    "fast": Preset(Visibility(psnr=28.0, ssim=0.882), 0, 0.4, 48 / 255, 0.16, search=False),
+    "standard": Preset(Visibility(psnr=28.2, ssim=0.882, ceiling=28 / 255), 24, 0.4, 48 / 255, 0.16),
+    "strong": Preset(Visibility(psnr=26.0, ssim=0.82, ceiling=36 / 255), 40, 0.45, 56 / 255, 0.2),
+    "fast": Preset(Visibility(psnr=28.2, ssim=0.882, ceiling=28 / 255), 0, 0.4, 48 / 255, 0.16, search=False),
 }
 """Presets by name; ``fast`` is the generator alone, as visible as ``standard``.
 

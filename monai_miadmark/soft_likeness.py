@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from monai_miadmark.budget import MOST_GAIN, Visibility
 from monai_miadmark.likeness import C1, C2, RADIUS, window_matrix
 
-__all__ = ["SoftLikeness", "fitted_budget"]
+__all__ = ["SoftLikeness", "away_from_logo", "fitted_budget"]
 
 
 class SoftLikeness:
@@ -46,19 +47,18 @@ class SoftLikeness:
         """Mean squared difference, ``(B,)``."""
         return ((changed - self.clean).square().mean(1, keepdim=True) * self._cells).sum((1, 2, 3))
 
-    def gain(self, changed: Tensor, ssim: float, psnr: float) -> Tensor:
-        """By how much a change may grow, or has to shrink, to be as like the original as asked, ``(B, 1, 1, 1)``.
+    def cost(self, changed: Tensor, model: Visibility) -> Tensor:
+        """How much of the likeness that a model asks for a change uses up, ``(B,)``; 1 is all of it.
 
-        Both ``1 - SSIM`` and the squared error grow about as the square of an amplitude.
+        The larger of the shares of ``1 - SSIM`` and of squared error; both grow about as the square of an amplitude.
 
         Args:
             changed: ``(B, C, h, w)`` in [0, 1].
-            ssim: least structural similarity.
-            psnr: least peak signal-to-noise ratio in dB.
+            model: least SSIM and PSNR.
         """
-        by_ssim = (1 - ssim) / (1 - self.ssim(changed)).clamp_min(1e-6)
-        by_psnr = 10 ** (-psnr / 10) / self.squared_error(changed).clamp_min(1e-9)
-        return torch.minimum(by_ssim, by_psnr).sqrt()[:, None, None, None]
+        by_ssim = (1 - self.ssim(changed)) / max(1 - model.ssim, 1e-9)
+        by_psnr = self.squared_error(changed) * 10 ** (model.psnr / 10)
+        return torch.maximum(by_ssim, by_psnr)
 
     def _smooth(self, planes: Tensor) -> Tensor:
         smoothed: Tensor = self._rows @ planes @ self._columns.T
@@ -81,8 +81,14 @@ def fitted_budget(
         model: the likeness that is asked for, and the largest amplitude.
     """
     changed = (images + levels * budget).clamp(0, 1)
-    gain = likeness.gain(changed, model.ssim, model.psnr).clamp(1 / MOST_GAIN, MOST_GAIN)
-    return torch.where(fitted, (budget * gain).clamp_max(model.ceiling), budget)
+    gain = likeness.cost(changed, model).clamp_min(1e-6).rsqrt().clamp(1 / MOST_GAIN, MOST_GAIN)
+    return torch.where(fitted, (budget * gain[:, None, None, None]).clamp_max(model.ceiling), budget)
+
+
+def away_from_logo(images: Tensor, clean: Tensor, cells: int = 2) -> Tensor:
+    """Cells ``(B, 1, h, w)`` bool that are so far from all that differs between two versions of images."""
+    ink = (images != clean).any(1, keepdim=True).float()
+    return F.max_pool2d(ink, 2 * cells + 1, 1, cells) == 0
 
 
 def _weights(counted: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from networks import SIDE, ensemble, flat_budget, generator, pictures
 
 from monai_miadmark import gradient_steps, stacks
+from monai_miadmark.budget import Visibility
 from monai_miadmark.critic import EnsembleCritic
 from monai_miadmark.diversity import InputDiversity
 from monai_miadmark.generator import LATENT_SIZE
@@ -25,6 +26,7 @@ from monai_miadmark.perturbers import (
     latent_tensor,
     random_generator,
 )
+from monai_miadmark.soft_likeness import SoftLikeness, away_from_logo
 from monai_miadmark.surrogates import Surrogate, SurrogateEnsemble
 
 LATENT, OTHER = b"a" * 32, b"b" * 32
@@ -133,6 +135,43 @@ class TestBudget:
         moved = np.abs(fields - start.perturb(*given, LATENT))
         # The smoothed gradient reaches a few cells across the border.
         assert not moved[:, :, :6].any() and moved[:, :, 12:].all()
+
+
+class TestThrift:
+    MODEL = Visibility(psnr=28.0, ssim=0.88)
+
+    def used(self, thrift: float, **more: Any) -> tuple[float, float]:
+        """Share of the likeness that fields use up, and how far they mislead when amplitudes use up all of it."""
+        group, images, budget = ensemble(), pictures(4, 40, 36), flat_budget(4, 40, 36)
+        made = GradientPerturber(group, 12, visibility=self.MODEL, thrift=thrift, persistence=0, **more)
+        fields = made.perturb(images, images, budget, LATENT)
+        clean, changed = torch.from_numpy(images), torch.from_numpy((images + fields * budget).clip(0, 1))
+        cost = SoftLikeness(clean, torch.ones_like(clean, dtype=torch.bool)).cost(changed, self.MODEL).numpy()
+        fitted = budget / np.sqrt(cost)[:, None, None, None]
+        return float(cost.mean()), effect(fields, images, fitted.astype(np.float32), group)
+
+    def test_what_hardly_misleads_is_given_up(self) -> None:
+        (lavish, before), (thrifty, after) = (self.used(thrift) for thrift in (0.0, 0.3))
+        assert thrifty < 0.9 * lavish and after > before
+
+    def test_without_a_likeness_there_is_none(self) -> None:
+        given = pictures(), pictures(), flat_budget()
+        plain = by_gradient().perturb(*given, LATENT)
+        assert np.array_equal(plain, by_gradient(visibility=self.MODEL, thrift=0.0).perturb(*given, LATENT))
+        assert not np.array_equal(plain, by_gradient(visibility=self.MODEL).perturb(*given, LATENT))
+
+    def test_under_the_logo_nothing_is_seen(self) -> None:
+        clean = torch.from_numpy(pictures(1, 40, 36))
+        logo, changed = clean.clone(), clean.clone()
+        logo[..., 8:30, 8:30] = 1 - logo[..., 8:30, 8:30]
+        judged = away_from_logo(logo, clean)
+        inside = torch.zeros_like(judged)
+        inside[..., 6:32, 6:32] = True
+        assert torch.equal(judged, ~inside)
+        changed[..., 14:24, 14:24] = 0
+        assert SoftLikeness(clean, judged).cost(changed, self.MODEL).item() == pytest.approx(0, abs=1e-4)
+        changed[..., 2:4, 14:24] = 0
+        assert SoftLikeness(clean, judged).cost(changed, self.MODEL).item() > 0.1
 
 
 class TestGradientSteps:

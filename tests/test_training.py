@@ -449,8 +449,9 @@ class TestFittedBudget:
         likeness = SoftLikeness(image, everywhere)
         noise = torch.randn(1, 1, 40, 40, generator=rng).sign() * 0.03
         slow = torch.full_like(noise, 0.03)
-        gains = [float(likeness.gain(image + change, 0.88, 20.0)) for change in (noise, slow)]
-        assert gains[1] > 1.5 * gains[0]
+        model = Visibility(psnr=0.0, ssim=0.88)
+        costs = [float(likeness.cost(image + change, model)) for change in (noise, slow)]
+        assert costs[0] > 2 * costs[1]
         share = torch.tensor(0.5, requires_grad=True)
-        likeness.gain(image + share * noise + (1 - share) * slow, 0.88, 10.0).sum().backward()
-        assert share.grad is not None and share.grad < 0
+        likeness.cost(image + share * noise + (1 - share) * slow, model).sum().backward()
+        assert share.grad is not None and share.grad > 0
