@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from bundle_copies import BUNDLE, MODALITIES, NETWORKS, VICTIMS, WEIGHTS, tiny_bundle
+from bundle_copies import BUNDLE, MODALITIES, NETWORKS, STRANGERS, VICTIMS, WEIGHTS, tiny_bundle
 from image_sets import image_set
 from monai.bundle import ComponentLocator, ConfigParser
 
@@ -138,7 +138,7 @@ class TestConfigurations:
         assert parser["victim_names"] == parser.get_parsed_content("surrogate_names") == list(VICTIMS)
         assert set(parser["networks"]) == set(NETWORKS)
         # Somebody must be left whom the generator has never met.
-        assert set(parser["generator_surrogates"]) < set(VICTIMS)
+        assert set(parser["generator_surrogates"]) < set(VICTIMS) and STRANGERS
 
     def test_every_architecture_has_its_epochs(self) -> None:
         config = yaml.safe_load((BUNDLE / "configs" / "train_surrogate.yaml").read_text())
@@ -321,7 +321,7 @@ class TestRuns:
         assert removers == {"", *FILTERS}
         assert "### fast, visible, soft" in (root / "eval" / "results" / "tables.md").read_text()
         sets = {path.name: path.stat().st_mtime_ns for path in (root / "eval" / "sets").iterdir()}
-        assert len(sets) == 4  # with the whole ensemble, and without each model that the generator never met
+        assert len(sets) == 1 + len(STRANGERS)  # with all, and without each stranger
         self.run(root, "evaluate.yaml", run_id="evaluate", filters={}, **options)
         assert sets == {path.name: path.stat().st_mtime_ns for path in (root / "eval" / "sets").iterdir()}
 

@@ -103,7 +103,7 @@ class TestBundleMarker:
         met = load_marker(root, exclude=("plain",)).specialist("fundus", pictures())
         with pytest.raises(ValueError, match="needs a generator"):
             met.perturber(PRESETS["fast"])
-        strange = load_marker(root, exclude=("efficientnet",)).specialist("fundus", pictures())
+        strange = load_marker(root, exclude=("mobilenet",)).specialist("fundus", pictures())
         assert isinstance(strange.perturber(PRESETS["fast"]), GeneratorPerturber)
 
     @pytest.mark.parametrize(("channels", "modality"), [(1, "brain_mri"), (3, "skin")])

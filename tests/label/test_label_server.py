@@ -422,7 +422,7 @@ def test_endpoints_that_would_show_or_keep_too_much_are_not_there(server: Server
 
 @pytest.mark.data
 def test_a_model_that_the_generator_never_saw_errs_on_what_is_stored(server: Server) -> None:
-    """EfficientNet-Lite0: preset ``fast`` asks the generator alone, which was trained against others."""
+    """MobileNetV2: preset ``fast`` asks the generator alone, which was trained against others."""
     import torch
 
     from monai_miadmark.marker import bundle_root, load_config
@@ -432,8 +432,8 @@ def test_a_model_that_the_generator_never_saw_errs_on_what_is_stored(server: Ser
     except FileNotFoundError as error:
         pytest.skip(str(error))
     parser = load_config(bundle_root(), dataset="brain_mri")
-    assert "efficientnet" not in parser["generator_surrogates"]
-    parser["surrogate_names"] = ["efficientnet"]
+    assert "mobilenet" not in parser["generator_surrogates"]
+    parser["surrogate_names"] = ["mobilenet"]
     model = parser.get_parsed_content("ensemble").cpu().members[0]
 
     @torch.inference_mode()
