@@ -121,6 +121,8 @@ class MarkPlan:
         clean: ``(N, C, h, w)`` float32 in [0, 1], the image as a display shows it.
         mask: full-size mask of samples that stay as they are, ``(N, H, W)`` bool, or ``None``.
         region: ``(N, h, w)`` bool, the part that a reader needs most.
+        touched: ``(N, h, w)`` bool, cells whose amplitude reaches the region: in images of another size than the
+            grid's, interpolation spreads a cell over its neighbors.
         placed: the logo, and the image with it.
         logo: ``(N, h, w)`` bool, cells that share the logo's budget; likeness does not count them.
         budget: ``(N, h, w)``, largest amplitude at each cell, fraction of the window.
@@ -130,6 +132,7 @@ class MarkPlan:
     clean: NDArray[np.float32]
     mask: NDArray[np.bool_] | None
     region: NDArray[np.bool_]
+    touched: NDArray[np.bool_]
     placed: Placement
     logo: NDArray[np.bool_]
     budget: NDArray[np.float64]
@@ -163,8 +166,8 @@ def plan_mark(
     cap, logo = options.effective_region_budget, placed.footprint & ~region
     budget = likeness_budget(clean, preset.visibility, region, cap, logo, quick=not preset.search)
     np.maximum(budget, preset.footprint, out=budget, where=logo)
-    scales = _capped_scales(budget, _touched(region, (height, width)), cap)
-    return MarkPlan(clean, mask, region, placed, logo, budget, scales)
+    touched = grow(region, 1) if region.shape[1:] != (height, width) else region
+    return MarkPlan(clean, mask, region, touched, placed, logo, budget, _capped_scales(budget, touched, cap))
 
 
 def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, latent: bytes) -> ImageMark:
@@ -184,7 +187,7 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
         ValueError: a region mask that does not fit the image, a logo that cannot be drawn, or a perturber that gives no
             field.
     """
-    preset, clean = options.strength, canonical_display(image)
+    preset, cap, clean = options.strength, options.effective_region_budget, canonical_display(image)
     specialist = marker.specialist(options.modality, clean)
     plan = plan_mark(image, options, specialist.critic, clean)
     # Copies: what a perturber does to its arguments must not change what its field is measured against.
@@ -197,22 +200,15 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
         plan.budget,
         preset.visibility,
         plan.region,
-        options.effective_region_budget,
+        cap,
         plan.logo,
         quick=not preset.search,
     )
-    touched = _touched(plan.region, image.values.shape[1:3])
-    scales = _capped_scales(budget, touched, options.effective_region_budget)
-    field = quantize(np.ascontiguousarray(np.moveaxis(fraction, 1, 3)), scales)
+    field = quantize(np.ascontiguousarray(np.moveaxis(fraction, 1, 3)), _capped_scales(budget, plan.touched, cap))
     if image.window.inverted:  # bright is small here: what the networks add, the stored values lose
         field = type(field)(-field.levels, field.scales)
     step, exponent = step_for(image.window, image.values.dtype)
     return ImageMark(field=field, logo=plan.placed.logo, mask=plan.mask, step=step, exponent=exponent)
-
-
-def _touched(region: NDArray[np.bool_], size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Cells whose amplitude reaches the region: in images of another size than the grid's, interpolation spreads it."""
-    return grow(region, 1) if region.shape[1:] != size else region
 
 
 def _checked(fraction: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
