@@ -4,15 +4,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["C1", "C2", "RADIUS", "Likeness", "smooth", "window_matrix"]
+__all__ = ["C2", "RADIUS", "Likeness", "similarity", "smooth", "window_matrix"]
 
-C1 = 0.01**2
+_C1 = 0.01**2
 C2 = 0.03**2
 """Constant of SSIM's contrast term for a window of 1 (Wang et al. 2004)."""
 
@@ -49,12 +50,8 @@ class Likeness:
         Borders are repeated instead of left out, so that small images have a value too; where an image is larger than
         the window, leave out :data:`RADIUS` cells at each side before taking a mean.
         """
-        mean = smooth(changed, self.every)
-        square = smooth(changed * changed, self.every) - mean**2
-        product = smooth(changed * self.clean, self.every) - mean * self._mean
-        luminance = (2 * mean * self._mean + C1) / (mean**2 + self._mean**2 + C1)
-        contrast = (2 * product + C2) / (square + self._square + C2)
-        similar: NDArray[np.float32] = (luminance * contrast).mean(axis=0)
+        each = similarity(changed, self.clean, self._mean, self._square, lambda planes: smooth(planes, self.every))
+        similar: NDArray[np.float32] = each.mean(axis=0)
         return similar
 
     def squared_error(self, changed: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -78,6 +75,24 @@ class Likeness:
         whole[inner] = judged[inner]
         cells, windows = self.at_windows(judged), self.at_windows(whole if whole.any() else judged)
         return cells, windows if windows.any() else np.ones_like(windows)
+
+
+def similarity(changed: Any, clean: Any, mean: Any, variance: Any, smoothed: Callable[[Any], Any]) -> Any:
+    """SSIM (Wang et al. 2004) around each place, of arrays or of tensors.
+
+    Args:
+        changed: ``(..., h, w)`` in [0, 1].
+        clean: the original, of the same shape.
+        mean: of the original in each window.
+        variance: of the original in each window.
+        smoothed: takes the mean in each window.
+    """
+    own = smoothed(changed)
+    square = smoothed(changed * changed) - own**2
+    product = smoothed(changed * clean) - own * mean
+    luminance = (2 * own * mean + _C1) / (own**2 + mean**2 + _C1)
+    contrast = (2 * product + C2) / (square + variance + C2)
+    return luminance * contrast
 
 
 def smooth(planes: NDArray[np.float32], every: int = 1) -> NDArray[np.float32]:

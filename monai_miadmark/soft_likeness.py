@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from monai_miadmark.budget import MOST_GAIN, Visibility
-from monai_miadmark.likeness import C1, C2, RADIUS, window_matrix
+from monai_miadmark.likeness import RADIUS, similarity, window_matrix
 
 __all__ = ["SoftLikeness", "away_from_logo", "fitted_budget"]
 
@@ -36,12 +36,8 @@ class SoftLikeness:
 
     def ssim(self, changed: Tensor) -> Tensor:
         """Mean structural similarity (Wang et al. 2004) of ``(B, C, h, w)``, ``(B,)``."""
-        mean = self._smooth(changed)
-        square = self._smooth(changed * changed) - mean**2
-        product = self._smooth(changed * self.clean) - mean * self._mean
-        luminance = (2 * mean * self._mean + C1) / (mean**2 + self._mean**2 + C1)
-        contrast = (2 * product + C2) / (square + self._square + C2)
-        return ((luminance * contrast).mean(1, keepdim=True) * self._windows).sum((1, 2, 3))
+        similar: Tensor = similarity(changed, self.clean, self._mean, self._square, self._smooth)
+        return (similar.mean(1, keepdim=True) * self._windows).sum((1, 2, 3))
 
     def squared_error(self, changed: Tensor) -> Tensor:
         """Mean squared difference, ``(B,)``."""
