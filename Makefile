@@ -137,7 +137,8 @@ results: $(STAMP) ## measure what docs/results.md reports (very long; LIMIT=12 f
 	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(FIRST) --logo banner; \
 	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(FIRST) --region_budget 0; \
 	  for name in attack peers segment; do \
-	    $(RUN) "[$(EVALUATION),'configs/$$name.yaml']" --dataset $$set $(FIRST); done; done
+	    $(RUN) "[$(EVALUATION),'configs/$$name.yaml']" --dataset $$set $(FIRST); done; \
+	  $(RUN) "[$(EVALUATION),'configs/peers.yaml']" --dataset $$set $(FIRST) --preset fast; done
 
 clean: ## remove .venv and all that tools left
 	rm -rf $(VENV) $(LABEL_VENV) $(DEPLOY_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

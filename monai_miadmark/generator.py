@@ -15,6 +15,12 @@ __all__ = ["LATENT_SIZE", "PerturbationGenerator", "PreviewGenerator"]
 LATENT_SIZE = 32
 """Length of the key-derived latent."""
 
+_SMOOTHED = (0.0, 1.5, 4.0)
+"""Standard deviations, in cells, over which what surrogates tell is smoothed; each has a gate of its own."""
+
+_GATES = (0.3, 1.0, 0.0)
+"""How far the gates are open before training."""
+
 
 class _Layers(nn.Module):
     """What both networks are made of; weights of one fit the other."""
@@ -36,7 +42,7 @@ class _Layers(nn.Module):
         self.strength = strength
         self.multiple = 2 * self._PATCH  # of the instance, because TorchScript sees no constants of a class
         self.unshuffle = nn.PixelUnshuffle(self._PATCH)
-        self.enter = Convolution(2, 4 * self._PATCH**2, width, kernel_size=3, conv_only=True)
+        self.enter = Convolution(2, 7 * self._PATCH**2, width, kernel_size=3, conv_only=True)
         self.before = nn.ModuleList(_FilmBlock(width, norm) for _ in range(shallow // 2))
         self.down = Convolution(2, width, 2 * width, strides=2, kernel_size=3, conv_only=True)
         self.deep = nn.ModuleList(_FilmBlock(2 * width, norm) for _ in range(deep))
@@ -44,15 +50,22 @@ class _Layers(nn.Module):
         self.after = nn.ModuleList(_FilmBlock(width, norm) for _ in range(shallow - shallow // 2))
         self.leave = Convolution(2, width, self._PLANES * self._PATCH**2, kernel_size=3, conv_only=True)
         self.shuffle = nn.PixelShuffle(self._PATCH)
+        self.smoothed = list(_SMOOTHED)
+        self.gates = Convolution(2, width, len(_SMOOTHED), kernel_size=3, conv_only=True)
+        # Training begins at what surrogates tell, with a little of the network's own.
+        nn.init.zeros_(self.gates.conv.weight)
+        self.gates.conv.bias.data = torch.tensor(_GATES)
+        self.leave.conv.weight.data *= 0.3
         self.patterns = _PatternMixture(patterns, pattern_side, 2 * width, self._PLANES) if patterns else None
 
-    def field(self, images: Tensor, budget: Tensor, latent: Tensor) -> Tensor:
+    def field(self, images: Tensor, budget: Tensor, latent: Tensor, descent: Tensor | None = None) -> Tensor:
         """See :class:`PerturbationGenerator`."""
         planes = images.shape[1]
         images = images.expand(-1, 3, -1, -1)
         height, width = images.shape[-2:]
+        told = torch.zeros_like(budget) if descent is None else _to_mean_one(descent)
         # The budget is brought to about the range of the image: 20/255 is as much as it gets outside a logo.
-        x = torch.cat((images * 2 - 1, budget * 12), 1)
+        x = torch.cat((images * 2 - 1, budget * 12, (told / (1 + told.abs())).expand(-1, 3, -1, -1)), 1)
         x = nn.functional.pad(x, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
         x = self.enter(self.unshuffle(x))
         for block in self.before:
@@ -64,6 +77,10 @@ class _Layers(nn.Module):
         for block in self.after:
             x = block(x, latent)
         field: Tensor = self.shuffle(self.leave(x))[..., :height, :width]
+        if descent is not None:
+            gates = nn.functional.interpolate(self.gates(x), scale_factor=self.multiple / 2)[..., :height, :width]
+            for number, sigma in enumerate(self.smoothed):
+                field = field + gates[:, number : number + 1] * _to_mean_one(_smooth(told, sigma))
         if self.patterns is not None:
             field = field + self.patterns(y.mean((2, 3)), latent, (height, width))
         if planes == 1:
@@ -80,6 +97,12 @@ class PerturbationGenerator(_Layers):
     All convolutions run at 1/4 and 1/8 of the resolution (space-to-depth first, depth-to-space last), which makes the
     network quick on a CPU and still gives every cell its own value. The latent scales and shifts the features of each
     block (FiLM, arXiv:1709.07871), so that every key gives another field for the same image.
+
+    What misleads a model depends on the image in ways that a small network cannot know. So it may be told the direction
+    in which an image misleads a few surrogates (:mod:`monai_miadmark.descent`): one gradient of each, a small part of
+    what gradient steps cost. It sees that direction, and weighs it cell by cell into the field, as it is and smoothed
+    (smoothed gradients carry over best, TI-FGSM, arXiv:1904.02884): how much of it is worth being seen, and carries
+    over to other models, is what it learns.
 
     To what the convolutions say, learned patterns are added that are the same for all images (universal perturbations,
     arXiv:1610.08401). Latent and image choose the mixture.
@@ -100,21 +123,24 @@ class PerturbationGenerator(_Layers):
         - images: ``(B, 1 or 3, h, w)`` in [0, 1]; any size from 1x1 up (padded inside).
         - budget: ``(B, 1, h, w)``, full-level amplitude as a fraction of the window.
         - latent: ``(B, 32)``, standard normal.
+        - descent: ``(B, 1 or 3, h, w)``, planes as the images or one for all, of any scale; ``None`` is the same as
+          zeros: nobody is asked.
         - output: ``(B, 1 or 3, h, w)`` in [-1, 1], a fraction of the budget, as many planes as the images have. Three
           planes are made always; gray images get their mean.
     """
 
-    def forward(self, images: Tensor, budget: Tensor, latent: Tensor) -> Tensor:
+    def forward(self, images: Tensor, budget: Tensor, latent: Tensor, descent: Tensor | None = None) -> Tensor:
         """Field for images."""
-        return self.field(images, budget, latent)
+        return self.field(images, budget, latent, descent)
 
 
 class PreviewGenerator(_Layers):
     """The generator for tools that know networks as image in, prediction out.
 
-    Budget and latent are constants here: one amplitude everywhere, one latent for all. What comes out shows what fields
-    look like; a real mark has a budget that follows the image and a latent that nobody knows. The weights are those of
-    :class:`PerturbationGenerator`, by the same names. TorchScript takes it.
+    Budget and latent are constants here: one amplitude everywhere, one latent for all, and no surrogate is asked. What
+    comes out shows what fields look like; a real mark has a budget that follows the image, a latent that nobody knows,
+    and gradients to go by. The weights are those of :class:`PerturbationGenerator`, by the same names. TorchScript
+    takes it.
 
     Args:
         amplitude: of the budget, a fraction of the window.
@@ -145,6 +171,28 @@ class PreviewGenerator(_Layers):
         rows = images.transpose(2, 3)
         budget = torch.full_like(rows[:, :1], self.amplitude)
         return self.field(rows, budget, self.latent.expand(rows.shape[0], -1)).transpose(2, 3)
+
+
+def _smooth(planes: Tensor, sigma: float) -> Tensor:
+    """Gaussian mean over the cells around each, over fewer of them at the edges."""
+    if sigma == 0:
+        return planes
+    # On CPUs two products with bands take a fraction of the time of convolutions.
+    return _band(planes.shape[2], sigma, planes) @ planes @ _band(planes.shape[3], sigma, planes).mT
+
+
+def _band(side: int, sigma: float, like: Tensor) -> Tensor:
+    """``(side, side)``: row by row the weights of a mean around a cell."""
+    at = torch.arange(side, device=like.device, dtype=like.dtype)
+    away = (at[:, None] - at).abs() / sigma
+    # Beyond four standard deviations nothing: denormal numbers would make the product take ten times as long.
+    weights = torch.exp(-0.5 * away.square()) * (away < 4)
+    return weights / weights.sum(1, keepdim=True)
+
+
+def _to_mean_one(direction: Tensor) -> Tensor:
+    """A direction ``(B, C, h, w)`` of mean absolute value 1; zeros stay zeros."""
+    return direction / direction.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)
 
 
 class _PatternMixture(nn.Module):

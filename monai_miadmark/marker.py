@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +17,7 @@ from monai.bundle import ConfigParser
 from numpy.typing import NDArray
 
 from monai_miadmark.critic import EnsembleCritic
+from monai_miadmark.descent import guides_among
 from monai_miadmark.gradient_steps import GradientPerturber
 from monai_miadmark.marking import Perturber
 from monai_miadmark.options import Preset
@@ -37,6 +38,7 @@ class EnsembleMarker:
             none may be used, e.g. because it was trained against a model that is to be left out.
         ensemble: refines fields, finds the salient region and judges logos.
         device: where the networks run.
+        guides: names of the surrogates that the generator hears, see :func:`monai_miadmark.descent.guides_among`.
     """
 
     def __init__(
@@ -44,9 +46,11 @@ class EnsembleMarker:
         generator: Callable[[], GeneratorPerturber] | None,
         ensemble: SurrogateEnsemble,
         device: torch.device | str = "cpu",
+        guides: Sequence[str] = (),
     ) -> None:
         self._generator, self.ensemble, self.device = generator, ensemble, torch.device(device)
-        self.critic = EnsembleCritic(ensemble, device)
+        self.critic, self.guides = EnsembleCritic(ensemble, device), tuple(guides)
+        self._guided: GeneratorPerturber | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(members={[m.name for m in self.ensemble.members]}, device={str(self.device)!r})"
@@ -56,15 +60,17 @@ class EnsembleMarker:
         return self
 
     def perturber(self, preset: Preset) -> Perturber:
-        """The generator alone, or gradient steps, as the preset asks.
+        """The generator, guided by a few surrogates, or gradient steps on all of them, as the preset asks.
 
         Raises:
-            ValueError: the preset is the generator alone, and this marker has none.
+            ValueError: the preset takes no steps, and this marker has no generator.
         """
         if preset.steps == 0:
             if self._generator is None:
                 raise ValueError("this preset needs a generator, and this marker may use none")
-            return self._generator()
+            if self._guided is None:
+                self._guided = self._generator().guided_by(guides_among(self.ensemble, self.guides))
+            return self._guided
         return GradientPerturber(self.ensemble, preset.steps, visibility=preset.visibility, device=self.device)
 
 
@@ -122,7 +128,10 @@ class BundleMarker:
             parser["surrogate_names"] = names
             ensemble = _built(parser, "ensemble").to(self.device)
             self._specialists[name] = EnsembleMarker(
-                (lambda: self.generator) if self._generator_allowed else None, ensemble, self.device
+                (lambda: self.generator) if self._generator_allowed else None,
+                ensemble,
+                self.device,
+                parser["guide_names"],
             )
         return self._specialists[name]
 

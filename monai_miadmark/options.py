@@ -23,7 +23,7 @@ class Preset:
     Attributes:
         visibility: how the budget follows the image.
         steps: gradient steps on the ensemble, and up to 16 more for images on which one of its surrogates is not misled
-            by far; 0 for the generator alone.
+            by far; 0 for the generator, which hears one gradient of each of two surrogates.
         opacity: of a visible logo, in [0, 0.75].
         footprint: amplitude allowed under the logo, fraction of the display window.
         logo_area: share of the image that the logo's box takes before it is turned, and before the search tries it
@@ -47,7 +47,7 @@ PRESETS: dict[str, Preset] = {
     "strong": Preset(Visibility(psnr=26.0, ssim=0.82, ceiling=36 / 255), 40, 0.45, 56 / 255, 0.2),
     "fast": Preset(Visibility(psnr=28.2, ssim=0.882, ceiling=28 / 255), 0, 0.4, 48 / 255, 0.16, search=False),
 }
-"""Presets by name; ``fast`` is the generator alone, as visible as ``standard``.
+"""Presets by name; ``fast`` is the generator, as visible as ``standard``.
 
 Their measured quality and effect stand in ``docs/results.md``.
 """

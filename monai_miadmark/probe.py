@@ -14,6 +14,7 @@ from monai.data import list_data_collate
 from torch import Tensor, nn
 
 from monai_miadmark.budget import Visibility
+from monai_miadmark.descent import descent_direction, guides_among
 from monai_miadmark.generator import LATENT_SIZE
 from monai_miadmark.soft_likeness import SoftLikeness, fitted_budget
 from monai_miadmark.surrogates import SurrogateEnsemble
@@ -40,6 +41,7 @@ class FooledProbe:
         count: images of each modality, spread evenly over the data (which is sorted by class).
         interval: steps between two measurements.
         remover: measured behind it too, as ``MODALITY/SURROGATE/removed``.
+        guides: names of the surrogates that the generator hears.
         device: where the networks run.
     """
 
@@ -52,10 +54,11 @@ class FooledProbe:
         count: int = 32,
         interval: int = 200,
         remover: nn.Module | None = None,
+        guides: Sequence[str] = (),
         device: torch.device | str = "cpu",
     ) -> None:
         self.generator, self.ensembles, self.interval, self.remover = generator, ensembles, interval, remover
-        self.visibility, self.device = visibility, torch.device(device)
+        self.visibility, self.guides, self.device = visibility, tuple(guides), torch.device(device)
         self.batches: dict[str, dict[str, Tensor]] = {}
         for name, items in data.items():
             chosen = [items[i * len(items) // min(count, len(items))] for i in range(min(count, len(items)))]
@@ -83,7 +86,8 @@ class FooledProbe:
             keys = ("image", CLEAN, "label", BUDGET, FITTED, JUDGED)
             images, clean, labels, budget, fitted, judged = (batch[key].to(self.device) for key in keys)
             latent = torch.randn((len(images), LATENT_SIZE), generator=torch.Generator().manual_seed(0))
-            levels = torch.round(self.generator(images, budget, latent.to(self.device)) * 2) / 2
+            told = descent_direction(guides_among(self.ensembles[name], self.guides), images)
+            levels = torch.round(self.generator(images, budget, latent.to(self.device), told) * 2) / 2
             budget = fitted_budget(SoftLikeness(clean, judged), images, levels, budget, fitted, self.visibility)
             marked = (images + levels * budget).clamp(0, 1)
             views = {"": marked, "/clean": clean}

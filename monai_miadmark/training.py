@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from monai_miadmark.budget import Visibility
+from monai_miadmark.descent import descent_direction, guides_among
 from monai_miadmark.diversity import InputDiversity
 from monai_miadmark.generator import LATENT_SIZE, PerturbationGenerator
 from monai_miadmark.modalities import MODALITY, ModalityBatches
@@ -80,6 +81,8 @@ class GeneratorTrainer(Trainer):
         max_similarity: cosine above which two latents' fields are pushed apart.
         similarity_weight: of what is above.
         margin_floor: logit margins below it count as this: what errs by far is left alone.
+        guides: names of the surrogates whose gradients the generator hears, see
+            :func:`monai_miadmark.descent.guides_among`.
         gain: smallest and largest factor on the amplitude outside the logo, drawn for each image.
         seed: of all random draws.
         train_handlers: ignite handlers.
@@ -104,6 +107,7 @@ class GeneratorTrainer(Trainer):
         max_similarity: float = 0.7,
         similarity_weight: float = 4.0,
         margin_floor: float = -8.0,
+        guides: Sequence[str] = (),
         gain: tuple[float, float] = (0.85, 1.15),
         seed: int = 0,
         train_handlers: Sequence[Any] | None = None,
@@ -125,7 +129,7 @@ class GeneratorTrainer(Trainer):
         self.removal, self.members_per_step = removal, members_per_step
         self.feature_weight, self.feature_every, self.pair_every = feature_weight, feature_every, pair_every
         self.max_similarity, self.similarity_weight = max_similarity, similarity_weight
-        self.margin_floor, self.gain = margin_floor, gain
+        self.margin_floor, self.guides, self.gain = margin_floor, tuple(guides), gain
         self.random = torch.Generator().manual_seed(seed)
 
     def state_dict(self) -> dict[str, Any]:
@@ -158,7 +162,8 @@ class GeneratorTrainer(Trainer):
         self.generator.train()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.state.device.type == "cuda"):
-            field = self.generator(batch.images, batch.budget, batch.latent).float()
+            descent = descent_direction(guides_among(ensemble, self.guides), batch.images)
+            field = self.generator(batch.images, batch.budget, batch.latent, descent).float()
             # Half of the steps see the five stored levels (straight-through), half the smooth field: better gradients.
             levels = field
             if self._chance() < 0.5:

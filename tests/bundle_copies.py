@@ -21,9 +21,12 @@ MODALITIES = ("brain_mri", "fundus", "skin")
 VICTIMS = ("resnet", "plain", "densenet", "efficientnet", "thinresnet", "mobilenet")
 """Architectures whose weights the bundle has for every modality."""
 
-_MET = yaml.safe_load((BUNDLE / "configs" / "networks.yaml").read_text())["generator_surrogates"]
-STRANGERS = tuple(name for name in VICTIMS if name not in _MET)
+_NETWORKS = yaml.safe_load((BUNDLE / "configs" / "networks.yaml").read_text())
+STRANGERS = tuple(name for name in VICTIMS if name not in _NETWORKS["generator_surrogates"])
 """Those that the generator was not trained against."""
+
+GUIDES = tuple(_NETWORKS["guide_names"])
+"""Those whose gradients it hears."""
 
 NETWORKS = {name: f"networks#{name}" for name in (*VICTIMS, "seresnext")}
 """All architectures that can be trained, with their places in the configuration."""

@@ -138,7 +138,7 @@ class TestConfigurations:
         assert parser["victim_names"] == parser.get_parsed_content("surrogate_names") == list(VICTIMS)
         assert set(parser["networks"]) == set(NETWORKS)
         # Somebody must be left whom the generator has never met.
-        assert set(parser["generator_surrogates"]) < set(VICTIMS)
+        assert set(parser["guide_names"]) < set(parser["generator_surrogates"]) < set(VICTIMS)
 
     def test_every_architecture_has_its_epochs(self) -> None:
         config = yaml.safe_load((BUNDLE / "configs" / "train_surrogate.yaml").read_text())
@@ -183,12 +183,14 @@ class TestContents:
         # Other programs know networks of one image only: the same network, see tests/test_bundle_zoo.py.
         shown = metadata["network_data_format"]
         assert shown == {"inputs": {"image": described["inputs"]["image"]}, "outputs": described["outputs"]}
-        image, budget, latent = (described["inputs"][name]["num_channels"] for name in ("image", "budget", "latent"))
-        assert (image, described["outputs"]["pred"]["num_channels"]) == (3, 3)
+        image, budget, latent, descent = (each["num_channels"] for each in described["inputs"].values())
+        assert (image, descent, described["outputs"]["pred"]["num_channels"]) == (3, 3, 3)
+        assert list(described["inputs"]) == ["image", "budget", "latent", "descent"]
         network = load_config(BUNDLE).get_parsed_content("network_def").eval()
         for channels in (1, image):
             with torch.inference_mode():
-                made = network(torch.rand(1, channels, 16, 16), torch.rand(1, budget, 16, 16), torch.randn(1, latent))
+                given = torch.rand(1, channels, 16, 16), torch.rand(1, budget, 16, 16), torch.randn(1, latent)
+                made = network(*given, torch.randn(1, channels, 16, 16))
             assert made.shape == (1, channels, 16, 16) and made.abs().max() <= 1
 
     def test_metadata_names_what_is_needed(self) -> None:

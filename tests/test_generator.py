@@ -8,7 +8,8 @@ import pytest
 import torch
 from networks import generator
 
-from monai_miadmark.generator import LATENT_SIZE, PerturbationGenerator
+from monai_miadmark.diversity import gaussian_blur
+from monai_miadmark.generator import LATENT_SIZE, PerturbationGenerator, _smooth
 
 
 def inputs(size: tuple[int, int] = (24, 20), channels: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -21,15 +22,45 @@ def inputs(size: tuple[int, int] = (24, 20), channels: int = 1) -> tuple[torch.T
 @pytest.mark.parametrize("size", [(1, 1), (1, 17), (3, 2), (7, 9), (8, 8), (24, 20), (31, 65)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_any_size(size: tuple[int, int], channels: int) -> None:
+    given = inputs(size, channels)
     with torch.inference_mode():
-        field = generator()(*inputs(size, channels))
-    assert field.shape == (2, channels, *size)
-    assert field.isfinite().all() and field.abs().max() <= 1
+        fields = generator()(*given), generator()(*given, torch.randn_like(given[0]))
+    for field in fields:
+        assert field.shape == (2, channels, *size)
+        assert field.isfinite().all() and field.abs().max() <= 1
 
 
 def test_one_image_of_one_sample_can_be_trained_on() -> None:
     images, budget, latent = (t[:1] for t in inputs((1, 1)))
     generator().train()(images, budget, latent).sum().backward()
+
+
+def test_hears_where_surrogates_err() -> None:
+    """What it makes of a direction is its own, but it starts by following; no direction is one of zeros."""
+    images, budget, latent = inputs()
+    told = torch.randn(images.shape, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        alone, without = generator()(images, budget, latent), generator()(images, budget, latent, 0 * told)
+        toward, away = (generator()(images, budget, latent, sign * told) for sign in (1, -1))
+        louder = generator()(images, budget, latent, 100 * told)
+    assert torch.equal(alone, without)
+    assert ((toward - away) * told.sign()).mean() > 0.2
+    torch.testing.assert_close(louder, toward)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 9), (24, 20)])
+def test_smoothing_is_a_mean(size: tuple[int, int]) -> None:
+    planes = torch.randn((2, 3, *size), generator=torch.Generator().manual_seed(4))
+    assert torch.equal(_smooth(planes, 0.0), planes)
+    torch.testing.assert_close(_smooth(torch.ones_like(planes), 1.5), torch.ones_like(planes))
+    assert _smooth(planes, 4.0).std() <= _smooth(planes, 1.5).std() <= planes.std()
+
+
+def test_smoothing_is_that_of_the_gradient_steps() -> None:
+    """Away from edges; there the steps reflect."""
+    planes = torch.randn((2, 3, 40, 36), generator=torch.Generator().manual_seed(4))
+    inner = ..., slice(8, -8), slice(8, -8)
+    torch.testing.assert_close(_smooth(planes, 1.5)[inner], gaussian_blur(planes, 1.5)[inner], rtol=0, atol=0.02)
 
 
 def test_is_deterministic() -> None:
@@ -109,5 +140,6 @@ def test_every_cell_has_its_own_value() -> None:
 
 def test_every_weight_gets_a_gradient() -> None:
     network = PerturbationGenerator(width=8, shallow=2, deep=1).train()
-    network(*inputs()).square().sum().backward()
+    images, budget, latent = inputs()
+    network(images, budget, latent, torch.randn_like(images)).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())

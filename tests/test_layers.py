@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "wrapping",
     ),
     (
+        "descent",
         "field",
         "initial_weights",
         "interpolate",
@@ -72,6 +73,7 @@ TORCH_SIDE = {
     "classifiers",
     "critic",
     "demo",
+    "descent",
     "diversity",
     "evaluation",
     "generator",

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bundle_copies import BUNDLE, MODALITIES, VICTIMS, needs_weights, tiny_bundle
+from bundle_copies import BUNDLE, GUIDES, MODALITIES, VICTIMS, needs_weights, tiny_bundle
 from networks import ensemble, generator, pictures
 
 from monai_miadmark import marker as marker_module
@@ -42,8 +42,10 @@ def names(marker: EnsembleMarker) -> list[str]:
 class TestEnsembleMarker:
     def test_presets_choose_the_perturber(self) -> None:
         made = GeneratorPerturber(generator())
-        own = EnsembleMarker(lambda: made, ensemble())
-        assert own.perturber(PRESETS["fast"]) is made
+        own = EnsembleMarker(lambda: made, ensemble(3), guides=["tiny2"])
+        fast = own.perturber(PRESETS["fast"])
+        assert isinstance(fast, GeneratorPerturber) and fast.generator is made.generator
+        assert [guide.name for guide in fast.guides] == ["tiny2"]
         for name in ("subtle", "standard", "strong"):
             perturber = own.perturber(PRESETS[name])
             assert isinstance(perturber, GradientPerturber)
@@ -80,8 +82,14 @@ class TestBundleMarker:
                 assert all(z.shape == (1, classes) for z in specialist.ensemble(torch.zeros(1, 3, 32, 32)))
 
     def test_all_share_one_generator(self, marker: BundleMarker) -> None:
-        made = [marker.specialist(modality, pictures()).perturber(PRESETS["fast"]) for modality in MODALITIES]
-        assert all(perturber is marker.generator for perturber in made)
+        """Each with guides of its own."""
+        for modality in MODALITIES:
+            own = marker.specialist(modality, pictures())
+            assert isinstance(own, EnsembleMarker)
+            made = own.perturber(PRESETS["fast"])
+            assert isinstance(made, GeneratorPerturber) and made is own.perturber(PRESETS["fast"])
+            assert made.generator is marker.generator.generator
+            assert list(made.guides) == [member for member in own.ensemble.members if member.name in GUIDES]
 
     def test_networks_are_frozen(self, marker: BundleMarker) -> None:
         for network in (marker.specialist("skin", pictures()).ensemble, marker.generator.generator, marker._router):

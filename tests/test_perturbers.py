@@ -16,6 +16,7 @@ from networks import SIDE, ensemble, flat_budget, generator, pictures
 from monai_miadmark import gradient_steps, stacks
 from monai_miadmark.budget import Visibility
 from monai_miadmark.critic import EnsembleCritic
+from monai_miadmark.descent import guides_among
 from monai_miadmark.diversity import InputDiversity
 from monai_miadmark.generator import LATENT_SIZE
 from monai_miadmark.gradient_steps import GradientPerturber
@@ -36,6 +37,10 @@ def by_generator() -> GeneratorPerturber:
     return GeneratorPerturber(generator())
 
 
+def by_guided_generator() -> GeneratorPerturber:
+    return by_generator().guided_by(guides_among(ensemble()))
+
+
 def by_gradient(**more: Any) -> GradientPerturber:
     return GradientPerturber(ensemble(), **{"steps": 3, **more})
 
@@ -44,7 +49,7 @@ def by_both() -> GradientPerturber:
     return by_gradient(start=by_generator())
 
 
-MAKERS = [by_generator, by_gradient, by_both]
+MAKERS = [by_generator, by_guided_generator, by_gradient, by_both]
 
 
 @pytest.fixture(params=MAKERS, ids=lambda make: make.__name__)
@@ -91,6 +96,24 @@ class TestProtocol:
         copies = [array.copy() for array in arrays]
         perturber.perturb(*arrays, LATENT)
         assert all(np.array_equal(a, b) for a, b in zip(arrays, copies, strict=True))
+
+
+class TestGuides:
+    def test_a_guided_generator_misleads_those_it_hears(self) -> None:
+        """Nothing is trained here: random weights alone mislead nobody, and what guides tell gets half of the way."""
+        images, budget, group = pictures(4, SIDE, SIDE), flat_budget(4, SIDE, SIDE), ensemble()
+        nothing = effect(np.zeros_like(images), images, budget, group)
+
+        def gain(perturber: Perturber) -> float:
+            return effect(perturber.perturb(images, images, budget, LATENT), images, budget, group) - nothing
+
+        alone, steps = gain(by_generator()), gain(by_gradient())
+        assert alone < 0.1 * steps and gain(by_generator().guided_by(guides_among(group))) > 0.4 * steps
+
+    def test_the_network_is_shared(self) -> None:
+        alone = by_generator()
+        guided = alone.guided_by(guides_among(ensemble(3)))
+        assert guided.generator is alone.generator and len(guided.guides) == 2 and not alone.guides
 
 
 class TestLatent:

@@ -422,7 +422,7 @@ def test_endpoints_that_would_show_or_keep_too_much_are_not_there(server: Server
 
 @pytest.mark.data
 def test_a_model_that_the_generator_never_saw_errs_on_what_is_stored(server: Server) -> None:
-    """MobileNetV2: preset ``fast`` asks the generator alone, which was trained against others."""
+    """MobileNetV2: preset ``fast`` asks the generator, which was trained against others."""
     import torch
 
     from monai_miadmark.marker import bundle_root, load_config

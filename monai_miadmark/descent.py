@@ -1,0 +1,52 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""The direction in which an image misleads surrogates, by one gradient of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from monai_miadmark.surrogates import Surrogate, SurrogateEnsemble, attack_margin, to_square
+
+__all__ = ["descent_direction", "guides_among"]
+
+_FEW = 2
+"""Surrogates that are asked where no names are given."""
+
+
+def guides_among(ensemble: SurrogateEnsemble, names: Sequence[str] = ()) -> list[Surrogate]:
+    """Surrogates of an ensemble that guide a generator: those of these names; the first two where there are none."""
+    members = [cast(Surrogate, member) for member in ensemble.members]
+    return [member for member in members if member.name in names] or members[:_FEW]
+
+
+def descent_direction(guides: Sequence[Surrogate], images: Tensor) -> Tensor:
+    """Where the margins of what surrogates take images for fall fastest (FGSM, arXiv:1412.6572, without the sign).
+
+    Each surrogate goes by its own opinion of the image, and counts alike whatever the scale of its logits.
+
+    Args:
+        guides: the surrogates; none give zeros.
+        images: ``(B, 1 or 3, h, w)`` in [0, 1].
+
+    Returns:
+        ``(B, C, h, w)`` as the images, of mean absolute value 1 for a single surrogate, at the size that the guides
+        see; larger images get it enlarged. No gradients lead through it.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        size = max((guide.input_size for guide in guides), default=0)
+        # At the size that the guides see: on larger images the way there and back would take as long as they do.
+        large = 0 < size < min(images.shape[2:])
+        seen = (to_square(images, size) if large else images).detach().clone().requires_grad_()
+        total = torch.zeros_like(seen)
+        for guide in guides:
+            logits = guide(seen)
+            (gradient,) = torch.autograd.grad(attack_margin(logits, F.softmax(logits.detach(), 1)).sum(), seen)
+            total = total - gradient / gradient.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)
+        total = total.detach()
+        return F.interpolate(total, images.shape[2:], mode="bilinear") if large else total
