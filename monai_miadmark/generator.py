@@ -60,14 +60,14 @@ class _Layers(nn.Module):
 
     def field(self, images: Tensor, budget: Tensor, latent: Tensor, descent: Tensor | None = None) -> Tensor:
         """See :class:`PerturbationGenerator`."""
-        planes = images.shape[1]
-        images = images.expand(-1, 3, -1, -1)
+        gray = images.shape[1] == 1
         height, width = images.shape[-2:]
         told = torch.zeros_like(budget) if descent is None else _to_mean_one(descent)
+        seen = told / (1 + told.abs())
         # The budget is brought to about the range of the image: 20/255 is as much as it gets outside a logo.
-        x = torch.cat((images * 2 - 1, budget * 12, (told / (1 + told.abs())).expand(-1, 3, -1, -1)), 1)
+        x = torch.cat((images * 2 - 1, budget * 12, seen if gray else seen.expand(-1, 3, -1, -1)), 1)
         x = nn.functional.pad(x, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
-        x = self.enter(self.unshuffle(x))
+        x = self._entered(self.unshuffle(x), gray)
         for block in self.before:
             x = block(x, latent)
         y = self.down(x)
@@ -76,19 +76,36 @@ class _Layers(nn.Module):
         x = x + self.up(y)
         for block in self.after:
             x = block(x, latent)
-        field: Tensor = self.shuffle(self.leave(x))[..., :height, :width]
+        field: Tensor = self.shuffle(self._left(x, gray))[..., :height, :width]
         if descent is not None:
             gates = nn.functional.interpolate(self.gates(x), scale_factor=self.multiple / 2)[..., :height, :width]
             for number, sigma in enumerate(self.smoothed):
                 field = field + gates[:, number : number + 1] * _to_mean_one(_smooth(told, sigma))
         if self.patterns is not None:
-            field = field + self.patterns(y.mean((2, 3)), latent, (height, width))
-        if planes == 1:
-            field = field.mean(1, keepdim=True)
+            patterns = self.patterns(y.mean((2, 3)), latent, (height, width))
+            field = field + (patterns.mean(1, keepdim=True) if gray else patterns)
         # Half precision would not hold the squares of small values.
         field = field.float()
         size = field.square().mean((1, 2, 3), keepdim=True).add(1e-6).sqrt()
         return torch.tanh(field * (self.strength / size))
+
+    def _entered(self, cells: Tensor, gray: bool) -> Tensor:
+        """The first convolution. Gray images stand for three equal planes: weights are added instead of planes."""
+        conv = self.enter.conv
+        weight = conv.weight
+        if gray:
+            planes = weight.chunk(7, 1)  # three of the image, one of the budget, three of the direction
+            image, told = planes[0] + planes[1] + planes[2], planes[4] + planes[5] + planes[6]
+            weight = torch.cat((image, planes[3], told), 1)
+        return nn.functional.conv2d(cells, weight, conv.bias, padding=1)
+
+    def _left(self, features: Tensor, gray: bool) -> Tensor:
+        """The last convolution; gray images get the mean of its planes."""
+        weight, bias = self.leave.conv.weight, self.leave.conv.bias
+        if gray:
+            weight = torch.stack(weight.chunk(3)).mean(0)
+            bias = None if bias is None else torch.stack(bias.chunk(3)).mean(0)
+        return nn.functional.conv2d(features, weight, bias, padding=1)
 
 
 class PerturbationGenerator(_Layers):

@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser
 from numpy.typing import NDArray
 
 from monai_miadmark.critic import EnsembleCritic
-from monai_miadmark.descent import guides_among
+from monai_miadmark.descent import folded, guides_among
 from monai_miadmark.gradient_steps import GradientPerturber
 from monai_miadmark.marking import Perturber
 from monai_miadmark.options import Preset
@@ -69,7 +69,8 @@ class EnsembleMarker:
             if self._generator is None:
                 raise ValueError("this preset needs a generator, and this marker may use none")
             if self._guided is None:
-                self._guided = self._generator().guided_by(guides_among(self.ensemble, self.guides))
+                guides = [folded(guide) for guide in guides_among(self.ensemble, self.guides)]
+                self._guided = self._generator().guided_by(guides)
             return self._guided
         return GradientPerturber(self.ensemble, preset.steps, visibility=preset.visibility, device=self.device)
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 import pytest
 import torch
 from networks import SIDE, ensemble, pictures
+from torch import nn
 from torch.nn import functional as F
 
-from monai_miadmark.descent import descent_direction, guides_among
-from monai_miadmark.surrogates import attack_margin, to_square
+from monai_miadmark.descent import descent_direction, folded, guides_among
+from monai_miadmark.surrogates import Surrogate, attack_margin, to_square
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -68,3 +69,38 @@ def test_guides_go_by_name() -> None:
     assert guides_among(group, ["tiny3", "tiny1", "unknown"]) == [members[1], members[3]]
     assert guides_among(group) == guides_among(group, ["unknown"]) == members[:2]
     assert len(guides_among(ensemble(1))) == 1
+
+
+def test_folded_surrogates_say_the_same() -> None:
+    images, whole = torch.from_numpy(pictures(2, 32, 32)), guides_among(ensemble(1))[0]
+    for layer in whole.modules():
+        if isinstance(layer, nn.BatchNorm2d):  # as training leaves them
+            layer.running_mean += 0.3
+            layer.running_var *= 2
+    with torch.inference_mode():  # a caller's
+        state, quick = torch.get_rng_state(), folded(whole)
+    assert torch.equal(state, torch.get_rng_state())
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in quick.modules())
+    assert any(isinstance(layer, nn.BatchNorm2d) for layer in whole.modules())
+    torch.testing.assert_close(quick(images), whole(images), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        descent_direction([quick], images), descent_direction([whole], images), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_what_cannot_be_folded_stays() -> None:
+    """One convolution in front of two normalizations: folding the first into it would change what the second sees."""
+
+    class Fork(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.one, self.two = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+            self.two.running_mean += 1
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x)
+            return (self.one(y) - 2 * self.two(y)).mean((2, 3))
+
+    whole = Surrogate(Fork(), "fork", 16).eval().requires_grad_(False)
+    kept = folded(whole)
+    torch.testing.assert_close(kept(torch.ones(1, 3, 16, 16)), whole(torch.ones(1, 3, 16, 16)))

@@ -89,7 +89,7 @@ class TestBundleMarker:
             made = own.perturber(PRESETS["fast"])
             assert isinstance(made, GeneratorPerturber) and made is own.perturber(PRESETS["fast"])
             assert made.generator is marker.generator.generator
-            assert list(made.guides) == [member for member in own.ensemble.members if member.name in GUIDES]
+            assert [guide.name for guide in made.guides] == [name for name in VICTIMS if name in GUIDES]
 
     def test_networks_are_frozen(self, marker: BundleMarker) -> None:
         for network in (marker.specialist("skin", pictures()).ensemble, marker.generator.generator, marker._router):
