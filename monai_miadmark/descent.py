@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from monai_miadmark.generator import to_mean_one
 from monai_miadmark.surrogates import Surrogate, SurrogateEnsemble, attack_margin, to_square
 
 __all__ = ["descent_direction", "folded", "guides_among"]
@@ -49,7 +50,7 @@ def descent_direction(guides: Sequence[Surrogate], images: Tensor) -> Tensor:
         for guide in guides:
             logits = guide(seen)
             (gradient,) = torch.autograd.grad(attack_margin(logits, F.softmax(logits.detach(), 1)).sum(), seen)
-            total = total - gradient / gradient.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)
+            total = total - to_mean_one(gradient)
         total = total.detach()
         return F.interpolate(total, images.shape[2:], mode="bilinear") if large else total
 

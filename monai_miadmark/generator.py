@@ -10,7 +10,7 @@ import torch
 from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 
-__all__ = ["LATENT_SIZE", "PerturbationGenerator", "PreviewGenerator"]
+__all__ = ["LATENT_SIZE", "PerturbationGenerator", "PreviewGenerator", "to_mean_one"]
 
 LATENT_SIZE = 32
 """Length of the key-derived latent."""
@@ -50,7 +50,7 @@ class _Layers(nn.Module):
         self.after = nn.ModuleList(_FilmBlock(width, norm) for _ in range(shallow - shallow // 2))
         self.leave = Convolution(2, width, self._PLANES * self._PATCH**2, kernel_size=3, conv_only=True)
         self.shuffle = nn.PixelShuffle(self._PATCH)
-        self.smoothed = list(_SMOOTHED)
+        self.smoothed = list(_SMOOTHED)  # a list, which TorchScript takes
         self.gates = Convolution(2, width, len(_SMOOTHED), kernel_size=3, conv_only=True)
         # Training begins at what surrogates tell, with a little of the network's own.
         nn.init.zeros_(self.gates.conv.weight)
@@ -62,7 +62,7 @@ class _Layers(nn.Module):
         """See :class:`PerturbationGenerator`."""
         gray = images.shape[1] == 1
         height, width = images.shape[-2:]
-        told = torch.zeros_like(budget) if descent is None else _to_mean_one(descent)
+        told = torch.zeros_like(budget) if descent is None else to_mean_one(descent)
         seen = told / (1 + told.abs())
         # The budget is brought to about the range of the image: 20/255 is as much as it gets outside a logo.
         x = torch.cat((images * 2 - 1, budget * 12, seen if gray else seen.expand(-1, 3, -1, -1)), 1)
@@ -80,7 +80,7 @@ class _Layers(nn.Module):
         if descent is not None:
             gates = nn.functional.interpolate(self.gates(x), scale_factor=self.multiple / 2)[..., :height, :width]
             for number, sigma in enumerate(self.smoothed):
-                field = field + gates[:, number : number + 1] * _to_mean_one(_smooth(told, sigma))
+                field = field + gates[:, number : number + 1] * to_mean_one(_smooth(told, sigma))
         if self.patterns is not None:
             patterns = self.patterns(y.mean((2, 3)), latent, (height, width))
             field = field + (patterns.mean(1, keepdim=True) if gray else patterns)
@@ -142,8 +142,8 @@ class PerturbationGenerator(_Layers):
         - latent: ``(B, 32)``, standard normal.
         - descent: ``(B, 1 or 3, h, w)``, planes as the images or one for all, of any scale; ``None`` is the same as
           zeros: nobody is asked.
-        - output: ``(B, 1 or 3, h, w)`` in [-1, 1], a fraction of the budget, as many planes as the images have. Three
-          planes are made always; gray images get their mean.
+        - output: ``(B, 1 or 3, h, w)`` in [-1, 1], a fraction of the budget, as many planes as the images have. Gray
+          images get the mean of three planes.
     """
 
     def forward(self, images: Tensor, budget: Tensor, latent: Tensor, descent: Tensor | None = None) -> Tensor:
@@ -207,8 +207,8 @@ def _band(side: int, sigma: float, like: Tensor) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
-def _to_mean_one(direction: Tensor) -> Tensor:
-    """A direction ``(B, C, h, w)`` of mean absolute value 1; zeros stay zeros."""
+def to_mean_one(direction: Tensor) -> Tensor:
+    """A gradient ``(B, C, h, w)`` over its mean absolute value, image by image; zeros stay zeros."""
     return direction / direction.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from monai_miadmark import stacks
 from monai_miadmark.budget import Visibility
 from monai_miadmark.diversity import BlockShuffle, InputDiversity, gaussian_blur
+from monai_miadmark.generator import to_mean_one
 from monai_miadmark.perturbers import GeneratorPerturber, field_channels, random_generator
 from monai_miadmark.soft_likeness import SoftLikeness, away_from_logo
 from monai_miadmark.stacks import as_tensor, beside_each_other, three_channels
@@ -158,11 +159,11 @@ class GradientPerturber:
                 asked, waiting = waiting[: self.members_per_step], waiting[self.members_per_step :]
                 gradient = self._gradient(asked, self._viewed(marked, rng), posterior, whole)
             plain, smoothed = self.mix
-            rough = plain * _normalized(gradient) + smoothed * _normalized(gaussian_blur(gradient, 1.5))
+            rough = plain * to_mean_one(gradient) + smoothed * to_mean_one(gaussian_blur(gradient, 1.5))
             if self.visibility is not None:
                 (seen,) = torch.autograd.grad(likeness.cost(shown, self.visibility).sum(), whole)
-                seen = self.thrift * _normalized(seen)
-                rough, gradient = rough + (plain + smoothed) * seen, _normalized(gradient) + seen
+                seen = self.thrift * to_mean_one(seen)
+                rough, gradient = rough + (plain + smoothed) * seen, to_mean_one(gradient) + seen
             rate = self.step_size * (1 - 0.8 * min(step / self.steps, 1.0))
             field.step(rough, gradient, rate * unsettled[:, None, None, None])
         return field.whole()
@@ -184,7 +185,7 @@ class GradientPerturber:
         for number in asked:
             margins = attack_margin(self.ensemble.members[number](views), targets)
             (own,) = torch.autograd.grad(margins.sum(), field, retain_graph=True)
-            gradient += _normalized(own)
+            gradient += to_mean_one(own)
         return gradient
 
     def _settling_gradient(
@@ -202,7 +203,7 @@ class GradientPerturber:
             (own,) = torch.autograd.grad(margins.sum(), field, retain_graph=True)
             weights = torch.zeros_like(largest)
             weights[asked] = torch.sigmoid(margins.detach() / 2 + 2)
-            gradient += _normalized(own) * weights[:, None, None, None]
+            gradient += to_mean_one(own) * weights[:, None, None, None]
             largest[asked] = torch.maximum(largest[asked], margins.detach())
         return gradient, largest
 
@@ -237,12 +238,7 @@ class _LayeredField:
         most = 1 - self.share
         self.fine = (self.fine - most * rate * self.fine_momentum.sign()).clamp(-most, most)
         if self.share:
-            pooled = _normalized(F.adaptive_avg_pool2d(gradient, self.grid))
+            pooled = to_mean_one(F.adaptive_avg_pool2d(gradient, self.grid))
             self.coarse_momentum = self.decay * self.coarse_momentum + pooled
             stepped = self.coarse - self.share * rate * self.coarse_momentum.sign()
             self.coarse = stepped.clamp(-self.share, self.share)
-
-
-def _normalized(gradient: Tensor) -> Tensor:
-    """Gradient over its mean absolute value, image by image."""
-    return gradient / gradient.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)

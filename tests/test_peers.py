@@ -153,9 +153,10 @@ def test_rows_of_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert (row["dataset"], row["setting"], row["images"]) == ("brain_mri", "black box", 4)
         assert 0 <= row["protected"] <= 1 and row["seconds"] > 0 and 0 < row["ssim"] < 1
         # A flat amplitude is stored in whole field units, rounded down: 8 units at 36 dB, and 7 would be 1.2 dB better.
-        # The levels of a pattern of any shape are rounded either way.
+        # The levels of a pattern of any shape are rounded either way; signs have nothing to round.
+        less = 0.25 if row["method"] == "universal perturbation" else 0.05
         own = rows[number - number % len(methods)]
-        assert -0.25 < row["psnr"] - own["psnr"] < 1.2
+        assert -less < row["psnr"] - own["psnr"] < 1.2
         assert row["clean"] == own["clean"]
     assert len(list((tmp_path / "sets").iterdir())) == len(rows)
 
