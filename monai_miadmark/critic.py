@@ -7,8 +7,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
+from monai_miadmark.descent import Guides, guides_among
 from monai_miadmark.diversity import gaussian_blur
 from monai_miadmark.stacks import as_tensor, batches, beside_each_other, three_channels
 from monai_miadmark.surrogates import SurrogateEnsemble, attack_margin, to_square
@@ -22,11 +24,15 @@ class EnsembleCritic:
     Args:
         ensemble: the surrogates.
         device: where it runs.
+        guides: who is asked in a hurry; default: see :func:`monai_miadmark.descent.guides_among`.
     """
 
-    def __init__(self, ensemble: SurrogateEnsemble, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, ensemble: SurrogateEnsemble, device: torch.device | str = "cpu", guides: Guides | None = None
+    ) -> None:
         self.device = torch.device(device)
         self.ensemble = ensemble.to(self.device)
+        self.guides = guides or Guides(guides_among(self.ensemble), self.device)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(members={len(self.ensemble.members)}, device={str(self.device)!r})"
@@ -36,30 +42,41 @@ class EnsembleCritic:
 
         Args:
             images: ``(N, C, h, w)`` in [0, 1].
-            quick: ask the first surrogate only, as training does, and larger images at the size that it sees.
+            quick: ask the guides only, for the gradient that a generator hears, and about larger images at the size
+                that they see.
         """
-        asked = list(self.ensemble.members)[: 1 if quick else None]
-        size, seen = images.shape[2:], self.ensemble.input_size
-        small = quick and min(size) > seen
+        if quick:
+            return self._guides_saliency(images)
 
         @torch.inference_mode(False)
         @torch.enable_grad()
         def map_of(part: slice) -> NDArray[np.float32]:
-            x = three_channels(as_tensor(images[part], self.device))
-            # Smoothing takes a third of the time at the full size.
-            x = (to_square(x, seen) if small else x).clone().requires_grad_()
-            told = [member(x) for member in asked]
+            x = three_channels(as_tensor(images[part], self.device)).clone().requires_grad_()
+            told = self.ensemble(x)
             labels = torch.stack([F.softmax(logits.detach(), 1) for logits in told]).mean(0).argmax(1)
             total = torch.zeros(x.shape[0], 1, *x.shape[2:], device=self.device)
             for logits in told:
                 score = F.log_softmax(logits, 1).gather(1, labels[:, None]).sum()
                 (gradient,) = torch.autograd.grad(score, x)
-                heat = gaussian_blur((gradient * x).abs().sum(1, True).detach(), max(x.shape[2:]) / 32)
-                total += heat / heat.sum((1, 2, 3), keepdim=True).clamp_min(1e-12)
-            if small:
-                total = F.interpolate(total, size, mode="bilinear")
-                total /= total.sum((1, 2, 3), keepdim=True).clamp_min(1e-12)
-            return np.asarray((total / len(asked)).squeeze(1).cpu().numpy(), np.float32)
+                total += _heat(gradient, x.detach())
+            return np.asarray((total / len(told)).squeeze(1).cpu().numpy(), np.float32)
+
+        return np.concatenate(list(beside_each_other(map_of, len(images), self.device)))
+
+    def _guides_saliency(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """:meth:`saliency` in a hurry."""
+        told = self.guides.directions(images)
+
+        @torch.inference_mode()
+        def map_of(part: slice) -> NDArray[np.float32]:
+            x, direction = as_tensor(images[part], self.device), as_tensor(told[part], self.device)
+            size, seen = x.shape[2:], direction.shape[2:]
+            # Smoothing takes a third of the time at the full size.
+            x = x if size == seen else to_square(x, seen[0])
+            heat = _heat(direction, x)
+            if size != seen:
+                heat = _share(F.interpolate(heat, size, mode="bilinear"))
+            return np.asarray(heat.squeeze(1).cpu().numpy(), np.float32)
 
         return np.concatenate(list(beside_each_other(map_of, len(images), self.device)))
 
@@ -80,3 +97,13 @@ class EnsembleCritic:
                 margins = torch.stack([attack_margin(z, posterior[part]) for z in logits]).mean(0)
                 scores.append(-margins.cpu().numpy())
         return np.concatenate(scores).astype(np.float32)
+
+
+def _heat(gradient: Tensor, images: Tensor) -> Tensor:
+    """Gradient times image ``(B, C, h, w)``, smoothed: ``(B, 1, h, w)``, summing to 1."""
+    return _share(gaussian_blur((gradient * images).abs().sum(1, True), max(images.shape[2:]) / 32))
+
+
+def _share(heat: Tensor) -> Tensor:
+    """``(B, 1, h, w)`` over its sum."""
+    return heat / heat.sum((1, 2, 3), keepdim=True).clamp_min(1e-12)

@@ -1,31 +1,85 @@
 # Copyright 2026 The monai_miadmark authors
 # SPDX-License-Identifier: Apache-2.0
-"""The direction in which an image misleads surrogates, by one gradient of each."""
+"""The direction in which an image misleads surrogates, by one gradient of each, asked once an image."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from monai_miadmark.generator import to_mean_one
+from monai_miadmark.stacks import as_tensor, beside_each_other
 from monai_miadmark.surrogates import Surrogate, SurrogateEnsemble, attack_margin, to_square
 
-__all__ = ["descent_direction", "folded", "guides_among"]
-
-_FEW = 2
-"""Surrogates that are asked where no names are given."""
+__all__ = ["Guides", "descent_direction", "enlarged", "folded", "guides_among"]
 
 
 def guides_among(ensemble: SurrogateEnsemble, names: Sequence[str] = ()) -> list[Surrogate]:
-    """Surrogates of an ensemble that guide a generator: those of these names; the first two where there are none."""
-    members = [cast(Surrogate, member) for member in ensemble.members]
-    return [member for member in members if member.name in names] or members[:_FEW]
+    """Surrogates of an ensemble that guide a generator: those of these names, else a robust one, else the first."""
+    everyone = [cast(Surrogate, member) for member in (*ensemble.robust, *ensemble.members)]
+    return [member for member in everyone if member.name in names] or everyone[:1]
+
+
+class Guides:
+    """A few surrogates that are asked quickly, and once an image.
+
+    The gradient that tells what is salient in an image tells as well where the image misleads: what was found for the
+    last images is kept for the next one who asks about the same.
+
+    Args:
+        surrogates: at least one; they are copied, in a quicker form, when they are first asked.
+        device: where they run.
+    """
+
+    def __init__(self, surrogates: Sequence[Surrogate], device: torch.device | str = "cpu") -> None:
+        if not surrogates:
+            raise ValueError("somebody has to be asked")
+        self.surrogates, self.device = tuple(surrogates), torch.device(device)
+        self._last: tuple[bytes, NDArray[np.float32]] | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({[surrogate.name for surrogate in self.surrogates]}, device={str(self.device)!r})"
+        )
+
+    @cached_property
+    def quick(self) -> list[Surrogate]:
+        """The surrogates, :func:`folded`."""
+        return [folded(surrogate).to(self.device) for surrogate in self.surrogates]
+
+    def directions(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """:func:`descent_direction` of images, not enlarged.
+
+        Args:
+            images: ``(N, C, h, w)`` float32 in [0, 1].
+
+        Returns:
+            ``(N, 1 or 3, s, s)``, or of the size of images that are smaller than what the surrogates see.
+        """
+        key = hashlib.sha256(repr(images.shape).encode() + np.ascontiguousarray(images).tobytes()).digest()
+        last = self._last
+        if last is not None and last[0] == key:
+            return last[1]
+        quick = self.quick
+
+        def of_part(part: slice) -> NDArray[np.float32]:
+            x = as_tensor(images[part], self.device)
+            x = x if x.shape[1] in (1, 3) else x.mean(1, True)
+            return np.asarray(_descent_as_seen(quick, x).cpu().numpy(), np.float32)
+
+        found = np.concatenate(list(beside_each_other(of_part, len(images), self.device)))
+        self._last = key, found
+        return found
 
 
 def descent_direction(guides: Sequence[Surrogate], images: Tensor) -> Tensor:
@@ -41,6 +95,18 @@ def descent_direction(guides: Sequence[Surrogate], images: Tensor) -> Tensor:
         ``(B, C, h, w)`` as the images, of mean absolute value 1 for a single surrogate, at the size that the guides
         see; larger images get it enlarged. No gradients lead through it.
     """
+    return enlarged(_descent_as_seen(guides, images), images)
+
+
+def enlarged(direction: Tensor, images: Tensor) -> Tensor:
+    """A direction at the size of images ``(B, C, h, w)``."""
+    if direction.shape[2:] == images.shape[2:]:
+        return direction
+    return F.interpolate(direction, images.shape[2:], mode="bilinear")
+
+
+def _descent_as_seen(guides: Sequence[Surrogate], images: Tensor) -> Tensor:
+    """See :func:`descent_direction`."""
     with torch.inference_mode(False), torch.enable_grad():
         size = max((guide.input_size for guide in guides), default=0)
         # At the size that the guides see: on larger images the way there and back would take as long as they do.
@@ -51,8 +117,7 @@ def descent_direction(guides: Sequence[Surrogate], images: Tensor) -> Tensor:
             logits = guide(seen)
             (gradient,) = torch.autograd.grad(attack_margin(logits, F.softmax(logits.detach(), 1)).sum(), seen)
             total = total - to_mean_one(gradient)
-        total = total.detach()
-        return F.interpolate(total, images.shape[2:], mode="bilinear") if large else total
+        return total.detach()
 
 
 @torch.inference_mode(False)  # weights that were made in that mode could not take part in gradients

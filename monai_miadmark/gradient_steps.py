@@ -100,7 +100,9 @@ class GradientPerturber:
         self.ensemble = ensemble.to(self.device)
         self.steps, self.start, self.step_size, self.decay = steps, start, step_size, decay
         self.diversity, self.views, self.mix, self.coarse = tuple(diversity), views, mix, coarse
-        self.members_per_step = members_per_step or len(ensemble.members)
+        # Robust surrogates are asked about views like the others; the last steps are for those that are to be misled.
+        self.asked = [*ensemble.members, *ensemble.robust]
+        self.members_per_step = members_per_step or len(self.asked)
         self.visibility, self.thrift = visibility, thrift
         self.settled, self.persistence = steps - round(settling * steps), persistence
         self.view_size = ensemble.input_size
@@ -155,7 +157,7 @@ class GradientPerturber:
                         break
             else:
                 if len(waiting) < self.members_per_step:
-                    waiting += torch.randperm(len(self.ensemble.members), generator=rng).tolist()
+                    waiting += torch.randperm(len(self.asked), generator=rng).tolist()
                 asked, waiting = waiting[: self.members_per_step], waiting[self.members_per_step :]
                 gradient = self._gradient(asked, self._viewed(marked, rng), posterior, whole)
             plain, smoothed = self.mix
@@ -183,7 +185,7 @@ class GradientPerturber:
         targets = posterior.repeat(len(views) // len(posterior), 1)
         gradient = torch.zeros_like(field)
         for number in asked:
-            margins = attack_margin(self.ensemble.members[number](views), targets)
+            margins = attack_margin(self.asked[number](views), targets)
             (own,) = torch.autograd.grad(margins.sum(), field, retain_graph=True)
             gradient += to_mean_one(own)
         return gradient

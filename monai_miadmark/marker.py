@@ -17,12 +17,12 @@ from monai.bundle import ConfigParser
 from numpy.typing import NDArray
 
 from monai_miadmark.critic import EnsembleCritic
-from monai_miadmark.descent import folded, guides_among
+from monai_miadmark.descent import Guides, guides_among
 from monai_miadmark.gradient_steps import GradientPerturber
 from monai_miadmark.marking import Perturber
 from monai_miadmark.options import Preset
 from monai_miadmark.perturbers import GeneratorPerturber
-from monai_miadmark.surrogates import SurrogateEnsemble
+from monai_miadmark.surrogates import SurrogateEnsemble, robust_name
 
 __all__ = ["HASHES", "BundleMarker", "EnsembleMarker", "bundle_root", "check_weights", "load_config", "load_marker"]
 
@@ -38,7 +38,8 @@ class EnsembleMarker:
             none may be used, e.g. because it was trained against a model that is to be left out.
         ensemble: refines fields, finds the salient region and judges logos.
         device: where the networks run.
-        guides: names of the surrogates that the generator hears, see :func:`monai_miadmark.descent.guides_among`.
+        guides: names of the surrogates that the generator hears, and that say what is salient where it has to be quick;
+            see :func:`monai_miadmark.descent.guides_among`.
     """
 
     def __init__(
@@ -49,7 +50,8 @@ class EnsembleMarker:
         guides: Sequence[str] = (),
     ) -> None:
         self._generator, self.ensemble, self.device = generator, ensemble, torch.device(device)
-        self.critic, self.guides = EnsembleCritic(ensemble, device), tuple(guides)
+        self.guides = Guides(guides_among(ensemble, guides), device)
+        self.critic = EnsembleCritic(ensemble, device, self.guides)
         self._guided: GeneratorPerturber | None = None
 
     def __repr__(self) -> str:
@@ -69,8 +71,7 @@ class EnsembleMarker:
             if self._generator is None:
                 raise ValueError("this preset needs a generator, and this marker may use none")
             if self._guided is None:
-                guides = [folded(guide) for guide in guides_among(self.ensemble, self.guides)]
-                self._guided = self._generator().guided_by(guides)
+                self._guided = self._generator().guided_by(self.guides)
             return self._guided
         return GradientPerturber(self.ensemble, preset.steps, visibility=preset.visibility, device=self.device)
 
@@ -125,7 +126,8 @@ class BundleMarker:
         if name not in self._specialists:
             parser = load_config(self.root, dataset=name)
             names = [n for n in parser["victim_names"] if n not in self.exclude]
-            check_weights(self.root / "models", [f"{name}_{n}.pt" for n in names])
+            robust = [robust_name(n) for n in parser["robust_names"] if n in names]
+            check_weights(self.root / "models", [f"{name}_{n}.pt" for n in (*names, *robust)])
             parser["surrogate_names"] = names
             ensemble = _built(parser, "ensemble").to(self.device)
             self._specialists[name] = EnsembleMarker(

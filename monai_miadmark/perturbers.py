@@ -5,17 +5,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monai_miadmark.descent import descent_direction
+from monai_miadmark.descent import Guides, enlarged
 from monai_miadmark.generator import LATENT_SIZE, PerturbationGenerator
 from monai_miadmark.stacks import as_tensor, beside_each_other
-from monai_miadmark.surrogates import Surrogate
 
 __all__ = ["GeneratorPerturber", "field_channels", "latent_tensor", "random_generator"]
 
@@ -42,21 +40,21 @@ class GeneratorPerturber:
     Args:
         generator: the trained network; put in evaluation mode.
         device: where it runs.
-        guides: surrogates whose gradients the generator hears, on the same device; see :meth:`guided_by`.
+        guides: surrogates whose gradients on the clean images the generator hears; see :meth:`guided_by`.
     """
 
     def __init__(
-        self, generator: PerturbationGenerator, device: torch.device | str = "cpu", guides: Sequence[Surrogate] = ()
+        self, generator: PerturbationGenerator, device: torch.device | str = "cpu", guides: Guides | None = None
     ) -> None:
         self.device = torch.device(device)
         self.generator = generator.to(self.device).eval().requires_grad_(False)
         self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.guides = tuple(guides)
+        self.guides = guides
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(device={str(self.device)!r})"
 
-    def guided_by(self, guides: Sequence[Surrogate]) -> GeneratorPerturber:
+    def guided_by(self, guides: Guides) -> GeneratorPerturber:
         """The same generator hearing surrogates; best those that it heard in training."""
         return GeneratorPerturber(self.generator, self.device, guides)
 
@@ -65,13 +63,14 @@ class GeneratorPerturber:
     ) -> NDArray[np.float32]:
         """See :class:`monai_miadmark.marking.Perturber`."""
         latents = latent_tensor(latent, len(images))
+        told = None if self.guides is None else self.guides.directions(clean)
 
         @torch.inference_mode()
         def field_of(part: slice) -> NDArray[np.float32]:
             x, b = as_tensor(images[part], self.device), as_tensor(budget[part], self.device)
             x = x if x.shape[1] in (1, 3) else x.mean(1, True)
-            told = descent_direction(self.guides, x) if self.guides else None
-            field = self.generator(x, b, latents[part].to(self.device), told)
+            descent = None if told is None else enlarged(as_tensor(told[part], self.device), x)
+            field = self.generator(x, b, latents[part].to(self.device), descent)
             return np.asarray(field.cpu().numpy(), np.float32)
 
         return np.concatenate(list(beside_each_other(field_of, len(images), self.device)))

@@ -23,6 +23,7 @@ __all__ = [
     "load_weights",
     "margin",
     "plausible_margin",
+    "robust_name",
     "save_weights",
     "to_square",
 ]
@@ -82,13 +83,16 @@ class SurrogateEnsemble(nn.Module):
 
     Args:
         members: the surrogates, best of different architectures.
+        robust: adversarially trained ones, which lend their gradients and are no judges: what misleads a slightly
+            robust model carries over to others further (arXiv:2106.02105), and it may take more than a mark has.
     """
 
-    def __init__(self, members: Sequence[Surrogate]) -> None:
+    def __init__(self, members: Sequence[Surrogate], robust: Sequence[Surrogate] = ()) -> None:
         super().__init__()
         if not members:
             raise ValueError("an ensemble needs at least one surrogate")
         self.members = nn.ModuleList(members)
+        self.robust = nn.ModuleList(robust)
         self.input_size = max(member.input_size for member in members)
         self.requires_grad_(False)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -181,17 +185,47 @@ def to_square(images: Tensor, size: int) -> Tensor:
     return F.interpolate(images, (size, size), mode="bilinear", antialias=images.shape[-1] > size)
 
 
-def save_weights(network: nn.Module, path: str | Path) -> None:
-    """Write the state dict as float16, half the size; what is measured is what the rounded weights do."""
-    state = {k: v.detach().cpu().half() if v.is_floating_point() else v.cpu() for k, v in network.state_dict().items()}
+def save_weights(network: nn.Module, path: str | Path, bits: int = 16) -> None:
+    """Write the state dict rounded; what is measured is what the rounded weights do.
+
+    Args:
+        network: whose weights.
+        path: file.
+        bits: 16 for float16, half the size; 8 for a quarter of it: kernels and matrices become int8 with a scale for
+            each output channel, everything else float16.
+
+    Raises:
+        ValueError: other bits.
+    """
+    if bits not in (8, 16):
+        raise ValueError(f"weights are stored with 8 or 16 bits, not {bits}")
+    state: dict[str, Any] = {}
+    for name, value in network.state_dict().items():
+        value = value.detach().cpu()
+        if value.is_floating_point() and value.ndim > 1 and bits == 8:
+            scale = value.float().flatten(1).abs().amax(1).clamp_min(1e-12) / 127
+            state[name] = torch.round(value.float() / _beside(scale, value)).to(torch.int8), scale
+        else:
+            state[name] = value.half() if value.is_floating_point() else value
     torch.save(state, path)
 
 
 def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
     """Read what :func:`save_weights` wrote (or any plain state dict) into ``network`` and return it."""
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    network.load_state_dict(_read_state(path))
     return network
+
+
+def _read_state(path: str | Path) -> dict[str, Tensor]:
+    """A state dict in full precision."""
+    stored: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    state = {k: v[0].float() * _beside(v[1], v[0]) if isinstance(v, tuple) else v for k, v in stored.items()}
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def _beside(scale: Tensor, weights: Tensor) -> Tensor:
+    """A number for each output channel, shaped so that it multiplies weights of ``(out, ...)``."""
+    return scale.view(-1, *[1] * (weights.ndim - 1))
 
 
 def load_pretrained(network: nn.Module, given: str | Path | Mapping[str, Tensor] | None) -> list[str]:
@@ -206,7 +240,7 @@ def load_pretrained(network: nn.Module, given: str | Path | Mapping[str, Tensor]
     """
     if given is None:
         return []
-    state = given if isinstance(given, Mapping) else torch.load(given, map_location="cpu", weights_only=True)
+    state = given if isinstance(given, Mapping) else _read_state(given)
     own = network.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     network.load_state_dict(fitting, strict=False)
@@ -214,7 +248,11 @@ def load_pretrained(network: nn.Module, given: str | Path | Mapping[str, Tensor]
 
 
 def load_ensemble(
-    networks: Mapping[str, nn.Module], names: Sequence[str], dataset: str, models_dir: str | Path
+    networks: Mapping[str, nn.Module],
+    names: Sequence[str],
+    dataset: str,
+    models_dir: str | Path,
+    robust_names: Sequence[str] = (),
 ) -> SurrogateEnsemble:
     """Read the weights ``DATASET_NAME.pt`` that ``train_surrogate.yaml`` made and put the networks together.
 
@@ -225,13 +263,22 @@ def load_ensemble(
         names: which of them to take.
         dataset: data set that the weights were trained on.
         models_dir: folder of the weights.
+        robust_names: architectures whose adversarially trained weights ``DATASET_NAME_robust.pt`` (``robust.yaml``) are
+            taken too, if the architecture is among ``names``: who is left out is left out in every form.
 
     Raises:
         FileNotFoundError: weights are missing.
     """
-    members = []
-    for name in names:
-        network = copy.deepcopy(networks[name])
+
+    def read(architecture: str, name: str) -> Surrogate:
+        network = copy.deepcopy(networks[architecture])
         load_weights(network, Path(models_dir) / f"{dataset}_{name}.pt")
-        members.append(Surrogate(network, name, transposed=True))
-    return SurrogateEnsemble(members)
+        return Surrogate(network, name, transposed=True)
+
+    robust = [read(name, robust_name(name)) for name in robust_names if name in names]
+    return SurrogateEnsemble([read(name, name) for name in names], robust)
+
+
+def robust_name(architecture: str) -> str:
+    """What the adversarially trained surrogate of an architecture is called."""
+    return f"{architecture}_robust"

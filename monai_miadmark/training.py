@@ -162,7 +162,7 @@ class GeneratorTrainer(Trainer):
         self.generator.train()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.state.device.type == "cuda"):
-            descent = descent_direction(guides_among(ensemble, self.guides), batch.images)
+            descent = descent_direction(guides_among(ensemble, self.guides), batch.clean)
             field = self.generator(batch.images, batch.budget, batch.latent, descent).float()
             # Half of the steps see the five stored levels (straight-through), half the smooth field: better gradients.
             levels = field
@@ -209,11 +209,12 @@ class GeneratorTrainer(Trainer):
     def _effect(self, ensemble: SurrogateEnsemble, seen: Tensor, batch: _Batch, step: int) -> tuple[Tensor, float]:
         """Loss against the drawn surrogates, and the share of them that errs."""
         views = self.diversity(seen, self.random)
-        drawn = torch.randperm(len(ensemble.members), generator=self.random)[: self.members_per_step].tolist()
+        everyone = [*ensemble.members, *ensemble.robust]
+        drawn = torch.randperm(len(everyone), generator=self.random)[: self.members_per_step].tolist()
         compare = self.feature_weight > 0 and step % self.feature_every == 0
         losses, errors = [], []
         for number in drawn:
-            member = ensemble.members[number]
+            member = everyone[number]
             logits, features = logits_and_features(member, views)
             truth = F.one_hot(batch.labels, logits.shape[1]).float()
             loss = expected_margin(logits.float(), truth, self.margin_floor).mean()

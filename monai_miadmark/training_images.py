@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +14,14 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from monai_miadmark.critic import EnsembleCritic
+from monai_miadmark.descent import Guides, guides_among
 from monai_miadmark.image import Bounds, StoredImage, Window
 from monai_miadmark.marking import plan_mark
 from monai_miadmark.modalities import MODALITY
 from monai_miadmark.options import Preset, ProtectOptions
-from monai_miadmark.surrogates import Surrogate, SurrogateEnsemble
+from monai_miadmark.surrogates import SurrogateEnsemble
 
-__all__ = ["BUDGET", "CLEAN", "FITTED", "JUDGED", "PlannedMarkd", "first_critics"]
+__all__ = ["BUDGET", "CLEAN", "FITTED", "JUDGED", "PlannedMarkd", "guided_critics"]
 
 BUDGET = "budget"
 """Dictionary key of the amplitude map ``(1, h, w)`` float32, fraction of the window."""
@@ -89,9 +90,11 @@ class PlannedMarkd(MapTransform):
         return ProtectOptions(self.preset, "invisible" if draw[0] < self.invisible else "visible", text)
 
 
-def first_critics(
-    ensembles: Mapping[str, SurrogateEnsemble], device: torch.device | str = "cpu"
+def guided_critics(
+    ensembles: Mapping[str, SurrogateEnsemble], guides: Sequence[str] = (), device: torch.device | str = "cpu"
 ) -> dict[str, EnsembleCritic]:
-    """A critic for each modality that asks the first surrogate only: quick enough for every image of a training."""
-    firsts = {name: cast(Surrogate, group.members[0]) for name, group in ensembles.items()}
-    return {name: EnsembleCritic(SurrogateEnsemble([first]), device) for name, first in firsts.items()}
+    """A critic for each modality; in a hurry it asks surrogates of these names, as protection does."""
+    return {
+        name: EnsembleCritic(group, device, Guides(guides_among(group, guides), device))
+        for name, group in ensembles.items()
+    }

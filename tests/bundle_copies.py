@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from monai_miadmark.marker import HASHES, load_config
-from monai_miadmark.surrogates import save_weights
+from monai_miadmark.surrogates import robust_name, save_weights
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "miadmark"
 MODALITIES = ("brain_mri", "fundus", "skin")
@@ -25,14 +25,20 @@ _NETWORKS = yaml.safe_load((BUNDLE / "configs" / "networks.yaml").read_text())
 STRANGERS = tuple(name for name in VICTIMS if name not in _NETWORKS["generator_surrogates"])
 """Those that the generator was not trained against."""
 
+ROBUST = tuple(_NETWORKS["robust_names"])
+"""Architectures of which ensembles have an adversarially trained surrogate as well."""
+
 GUIDES = tuple(_NETWORKS["guide_names"])
-"""Those whose gradients it hears."""
+"""Surrogates whose gradients the generator hears."""
 
 NETWORKS = {name: f"networks#{name}" for name in (*VICTIMS, "seresnext")}
 """All architectures that can be trained, with their places in the configuration."""
 
 WEIGHTS = {"model.pt": ("network_def", "brain_mri"), "router.pt": ("router_def", "brain_mri")} | {
     f"{modality}_{name}.pt": (NETWORKS[name], modality) for modality in MODALITIES for name in VICTIMS
+}
+WEIGHTS |= {
+    f"{modality}_{robust_name(name)}.pt": (NETWORKS[name], modality) for modality in MODALITIES for name in ROBUST
 }
 """Weight files, which network each is for, and the data set that says how many classes it has."""
 

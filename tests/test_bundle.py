@@ -33,12 +33,13 @@ from monai_miadmark.evaluation.peers import PEERS
 from monai_miadmark.evaluation.removers import FILTERS
 from monai_miadmark.generator import PerturbationGenerator
 from monai_miadmark.marker import HASHES, load_config
-from monai_miadmark.surrogates import load_weights
+from monai_miadmark.surrogates import load_weights, robust_name
 
 CONFIGS = (
     "networks.yaml",
     "train_surrogate.yaml",
     "pretrained.yaml",
+    "robust.yaml",
     "train_router.yaml",
     "train.yaml",
     "multi_gpu_train.yaml",
@@ -111,7 +112,12 @@ class TestConfigurations:
     def test_every_target_resolves(self, name: str) -> None:
         config = yaml.safe_load((BUNDLE / "configs" / name).read_text())
         names = set(targets(config))
-        assert names or name in ("pretrained.yaml", "peers.yaml", "segment.yaml")  # which only set what others use
+        assert names or name in (
+            "pretrained.yaml",
+            "robust.yaml",
+            "peers.yaml",
+            "segment.yaml",
+        )  # which only set what others use
         locator = ComponentLocator()
         for target in names:
             if "." in target:
@@ -138,7 +144,12 @@ class TestConfigurations:
         assert parser["victim_names"] == parser.get_parsed_content("surrogate_names") == list(VICTIMS)
         assert set(parser["networks"]) == set(NETWORKS)
         # Somebody must be left whom the generator has never met.
-        assert set(parser["guide_names"]) < set(parser["generator_surrogates"]) < set(VICTIMS)
+        met = set(parser["generator_surrogates"])
+        assert met < set(VICTIMS)
+        # Nor may the guides know those.
+        robust = {robust_name(name) for name in parser["robust_names"] if name in met}
+        assert set(parser["guide_names"]) <= met | robust
+        assert set(parser["robust_names"]) <= set(VICTIMS)
 
     def test_every_architecture_has_its_epochs(self) -> None:
         config = yaml.safe_load((BUNDLE / "configs" / "train_surrogate.yaml").read_text())
@@ -237,10 +248,11 @@ class TestContents:
         path = BUNDLE / "models" / name
         if not path.is_file():
             pytest.skip(f"{name} is not trained yet")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        _network(BUNDLE, name).load_state_dict(state)
-        for key, value in state.items():
-            assert not value.is_floating_point() or (value.dtype == torch.float16 and value.isfinite().all()), key
+        network = load_weights(_network(BUNDLE, name), path)
+        assert all(value.isfinite().all() for value in network.state_dict().values())
+        for key, value in torch.load(path, map_location="cpu", weights_only=True).items():
+            small = value[0].dtype == torch.int8 if isinstance(value, tuple) else value.dtype == torch.float16
+            assert small or not value.is_floating_point(), key
 
 
 class TestRuns:

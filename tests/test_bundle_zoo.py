@@ -255,10 +255,12 @@ def test_data_of_ones_own(tmp_path: Path, keys: Path) -> None:
     for name in names:
         small = {"epochs": 1, "batch_size": 8, "num_workers": 0, "data_dir": str(data)}
         run(root, "train_surrogates", "networks.yaml", "train_surrogate.yaml", architecture=name, **small, **own)
+    run(root, "train_surrogates", "networks.yaml", "train_surrogate.yaml", "robust.yaml", **small, **own)
     steps = {"epochs": 1, "steps_per_epoch": 3, "images_per_step": 2, "probe_images": 4, "log_dir": "logs"}
     theirs = {"datasets": ["xray"], "generator_surrogates": names, "data_dir": str(data)}
     run(root, "train", "networks.yaml", "train.yaml", **steps, **theirs, **own)
-    assert {path.name for path in models.iterdir()} == {"xray_resnet.pt", "xray_plain.pt", "model.pt"}
+    made = ("xray_resnet.pt", "xray_plain.pt", "xray_resnet_robust.pt", "model.pt")
+    assert {path.name for path in models.iterdir()} == set(made)
     assert (tmp_path / "logs").is_dir() and not list((root / "models").iterdir())
 
     configs = ("networks.yaml", "protect.yaml", "one_modality.yaml")
@@ -266,6 +268,7 @@ def test_data_of_ones_own(tmp_path: Path, keys: Path) -> None:
     marker = load_config(root, *configs, **chosen).get_parsed_content("marker")
     assert isinstance(marker, EnsembleMarker)
     assert [member.name for member in marker.ensemble.members] == names
+    assert [guide.name for guide in marker.guides.surrogates] == ["resnet_robust"]
     trained = torch.load(models / "model.pt", weights_only=True)
     used = marker.perturber(PRESETS["fast"]).generator.state_dict()
     assert all(torch.equal(used[key].cpu().half(), value) for key, value in trained.items())

@@ -22,6 +22,7 @@ ROOT = Path(monai_miadmark.__file__).resolve().parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("", "errors"),
     (
+        "adversarial_training",
         "atomic",
         "classifiers",
         "compression",
@@ -40,7 +41,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "wrapping",
     ),
     (
-        "descent",
         "field",
         "initial_weights",
         "interpolate",
@@ -53,8 +53,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "signatures",
         "stacks",
     ),
-    ("budget", "critic", "envelope", "exact", "formats", "keys", "perturbers"),
-    ("masks", "options", "record", "seal", "soft_likeness"),
+    ("budget", "descent", "envelope", "exact", "formats", "keys"),
+    ("critic", "masks", "options", "perturbers", "record", "seal", "soft_likeness"),
     ("gradient_steps", "placement"),
     ("marking",),
     ("closeness", "marker", "opinions", "pipeline", "training_images"),
@@ -69,6 +69,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 # Modules whose import must not bring torch: whoever only removes marks needs no weights and no GPU stack.
 TORCH_SIDE = {
+    "adversarial_training",
     "apps",
     "classifiers",
     "critic",

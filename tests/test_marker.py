@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bundle_copies import BUNDLE, GUIDES, MODALITIES, VICTIMS, needs_weights, tiny_bundle
+from bundle_copies import BUNDLE, GUIDES, MODALITIES, ROBUST, VICTIMS, needs_weights, tiny_bundle
 from networks import ensemble, generator, pictures
 
 from monai_miadmark import marker as marker_module
@@ -20,9 +20,11 @@ from monai_miadmark.gradient_steps import GradientPerturber
 from monai_miadmark.image import Bounds, StoredImage, Window
 from monai_miadmark.keys import generate_identity
 from monai_miadmark.marker import BundleMarker, EnsembleMarker, bundle_root, load_config, load_marker
+from monai_miadmark.marking import make_mark
 from monai_miadmark.options import PRESETS, ProtectOptions
 from monai_miadmark.perturbers import GeneratorPerturber
 from monai_miadmark.pipeline import protect_image, restore_image
+from monai_miadmark.surrogates import Surrogate, robust_name
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +47,28 @@ class TestEnsembleMarker:
         own = EnsembleMarker(lambda: made, ensemble(3), guides=["tiny2"])
         fast = own.perturber(PRESETS["fast"])
         assert isinstance(fast, GeneratorPerturber) and fast.generator is made.generator
-        assert [guide.name for guide in fast.guides] == ["tiny2"]
+        assert fast.guides is own.guides is own.critic.guides and [g.name for g in own.guides.surrogates] == ["tiny2"]
         for name in ("subtle", "standard", "strong"):
             perturber = own.perturber(PRESETS[name])
             assert isinstance(perturber, GradientPerturber)
             assert perturber.steps == PRESETS[name].steps and perturber.ensemble is own.ensemble
+
+    @pytest.mark.parametrize("slices", [1, 11])
+    def test_fast_asks_once_what_is_salient_and_where_to_go(self, slices: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        own = EnsembleMarker(lambda: GeneratorPerturber(generator()), ensemble(3))
+        assert own.guides.quick  # to make them, one image is passed through
+        asked: list[tuple[str, int]] = []
+        forward = Surrogate.forward
+
+        def counting(surrogate: Surrogate, images: torch.Tensor) -> torch.Tensor:
+            asked.append((surrogate.name, len(images)))
+            return forward(surrogate, images)
+
+        monkeypatch.setattr(Surrogate, "forward", counting)
+        values = (pictures(slices, 64, 64).transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+        image = StoredImage(values, Bounds(0, 255), Window(0, 255))
+        make_mark(image, ProtectOptions("fast"), own, bytes(32))
+        assert {name for name, _ in asked} == {"tiny0"} and sum(count for _, count in asked) == slices
 
     def test_the_generator_is_made_when_it_is_needed(self) -> None:
         def refuse() -> GeneratorPerturber:
@@ -89,7 +108,8 @@ class TestBundleMarker:
             made = own.perturber(PRESETS["fast"])
             assert isinstance(made, GeneratorPerturber) and made is own.perturber(PRESETS["fast"])
             assert made.generator is marker.generator.generator
-            assert [guide.name for guide in made.guides] == [name for name in VICTIMS if name in GUIDES]
+            assert tuple(guide.name for guide in made.guides.surrogates) == GUIDES
+            assert [m.name for m in own.ensemble.robust] == [robust_name(name) for name in ROBUST]
 
     def test_networks_are_frozen(self, marker: BundleMarker) -> None:
         for network in (marker.specialist("skin", pictures()).ensemble, marker.generator.generator, marker._router):

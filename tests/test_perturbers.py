@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import SIDE, ensemble, flat_budget, generator, pictures
+from networks import SIDE, classifier, ensemble, flat_budget, generator, pictures
 
 from monai_miadmark import gradient_steps, stacks
 from monai_miadmark.budget import Visibility
 from monai_miadmark.critic import EnsembleCritic
-from monai_miadmark.descent import guides_among
-from monai_miadmark.diversity import InputDiversity
+from monai_miadmark.descent import Guides, guides_among
+from monai_miadmark.diversity import InputDiversity, gaussian_blur
 from monai_miadmark.generator import LATENT_SIZE
 from monai_miadmark.gradient_steps import GradientPerturber
 from monai_miadmark.marking import MarkCritic, Perturber
@@ -28,7 +28,7 @@ from monai_miadmark.perturbers import (
     random_generator,
 )
 from monai_miadmark.soft_likeness import SoftLikeness, away_from_logo
-from monai_miadmark.surrogates import Surrogate, SurrogateEnsemble
+from monai_miadmark.surrogates import Surrogate, SurrogateEnsemble, attack_margin, to_square
 
 LATENT, OTHER = b"a" * 32, b"b" * 32
 
@@ -38,7 +38,7 @@ def by_generator() -> GeneratorPerturber:
 
 
 def by_guided_generator() -> GeneratorPerturber:
-    return by_generator().guided_by(guides_among(ensemble()))
+    return by_generator().guided_by(Guides(list(ensemble().members)))  # type: ignore[arg-type]
 
 
 def by_gradient(**more: Any) -> GradientPerturber:
@@ -108,12 +108,25 @@ class TestGuides:
             return effect(perturber.perturb(images, images, budget, LATENT), images, budget, group) - nothing
 
         alone, steps = gain(by_generator()), gain(by_gradient())
-        assert alone < 0.1 * steps and gain(by_generator().guided_by(guides_among(group))) > 0.4 * steps
+        assert alone < 0.1 * steps and gain(by_generator().guided_by(Guides(list(group.members)))) > 0.4 * steps  # type: ignore[arg-type]
 
     def test_the_network_is_shared(self) -> None:
         alone = by_generator()
-        guided = alone.guided_by(guides_among(ensemble(3)))
-        assert guided.generator is alone.generator and len(guided.guides) == 2 and not alone.guides
+        guides = Guides(guides_among(ensemble(3)))
+        guided = alone.guided_by(guides)
+        assert guided.generator is alone.generator and guided.guides is guides and alone.guides is None
+
+    def test_it_hears_of_the_image_without_its_logo(self) -> None:
+        images, clean, budget, perturber = (
+            pictures(2, 30, 30),
+            pictures(3, 30, 30)[1:],
+            flat_budget(2, 30, 30),
+            by_guided_generator(),
+        )
+        perturber.perturb(images, clean, budget, LATENT)
+        assert perturber.guides is not None and perturber.guides.directions(clean) is perturber.guides.directions(clean)
+        unheard = perturber.guides.directions(images)
+        assert not np.array_equal(unheard, perturber.guides.directions(clean))
 
 
 class TestLatent:
@@ -428,18 +441,22 @@ class TestCritic:
         assert saliency.shape == (3, *size) and saliency.dtype == np.float32 and (saliency >= 0).all()
         np.testing.assert_allclose(saliency.sum((1, 2)), 1, rtol=1e-4)
 
-    def test_quick_saliency_is_that_of_the_first_surrogate(self) -> None:
-        group = ensemble(3)
-        first = SurrogateEnsemble([group.members[0]])  # type: ignore[list-item]
-        quick = EnsembleCritic(group).saliency(pictures(2), quick=True)
-        assert np.array_equal(quick, EnsembleCritic(first).saliency(pictures(2)))
-        assert not np.array_equal(quick, EnsembleCritic(group).saliency(pictures(2)))
+    def test_quick_saliency_is_that_of_the_guides(self) -> None:
+        group, images = ensemble(3), pictures(2, SIDE, SIDE)
+        quick = EnsembleCritic(group).saliency(images, quick=True)
+        direction = Guides([group.members[0]]).directions(images)  # type: ignore[list-item]
+        heat = gaussian_blur(torch.from_numpy(np.abs(direction * images)), 1.0)[:, 0].numpy()
+        np.testing.assert_allclose(quick, heat / heat.sum((1, 2), keepdims=True), rtol=1e-4)
+        last = Guides([group.members[2]])  # type: ignore[list-item]
+        assert not np.allclose(quick, EnsembleCritic(group, guides=last).saliency(images, quick=True), atol=1e-5)
 
     def test_quick_saliency_of_large_images_is_nearly_the_same(self) -> None:
         """They are looked at in the size that the surrogate sees, and smoothed there."""
         group, images = ensemble(1), pictures(3, 120, 96)
         images[:, :, :40, 60:] = 0  # something to find
-        whole = EnsembleCritic(group).saliency(images)
+        small = to_square(torch.from_numpy(images), SIDE)
+        found = torch.from_numpy(EnsembleCritic(group).saliency(small.numpy(), quick=True))
+        whole = torch.nn.functional.interpolate(found[:, None], (120, 96), mode="bilinear")[:, 0].numpy()
         quick = EnsembleCritic(group).saliency(images, quick=True)
         assert quick.shape == whole.shape and not np.array_equal(quick, whole) and (quick >= 0).all()
         np.testing.assert_allclose(quick.sum((1, 2)), 1, rtol=1e-4)
@@ -482,3 +499,37 @@ def test_repr_tells_the_configuration(make: Callable[[], Perturber]) -> None:
     shown = repr(make())
     assert "Perturber(" in shown and "device='cpu'" in shown and "0x" not in shown
     assert repr(EnsembleCritic(ensemble())) == "EnsembleCritic(members=2, device='cpu')"
+
+
+class TestRobustSurrogates:
+    """Adversarially trained surrogates lend their gradients and are no judges."""
+
+    def test_lend_their_gradients(self) -> None:
+        images, budget = pictures(2, SIDE, SIDE), flat_budget(2, SIDE, SIDE)
+        stranger = Surrogate(classifier(11), "robust", SIDE)
+        members = list(ensemble(2).members)
+        alone, helped = SurrogateEnsemble(members), SurrogateEnsemble(members, [stranger])  # type: ignore[arg-type]
+
+        taken_for = alone.posterior(torch.from_numpy(images))
+
+        def left(group: SurrogateEnsemble) -> float:
+            """The stranger's margin of what the others take the images for."""
+            steps = GradientPerturber(group, 12, diversity=(), members_per_step=None, settling=0, persistence=0)
+            marked = (images + steps.perturb(images, images, budget, LATENT) * budget).clip(0, 1)
+            return float(attack_margin(stranger(torch.from_numpy(marked)), taken_for).mean())
+
+        assert left(helped) < left(alone) - 0.02
+
+    def test_are_not_asked_whether_it_is_enough(self) -> None:
+        """One that nothing misleads would keep the steps going."""
+
+        class Sure(torch.nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                asked.append(len(x))
+                return torch.stack([x.mean((1, 2, 3)) * 0 + 100, *[x.mean((1, 2, 3)) * 0] * 2], 1)
+
+        asked: list[int] = []
+        group = SurrogateEnsemble(list(ensemble(1).members), [Surrogate(Sure(), "sure", SIDE)])  # type: ignore[arg-type]
+        steps = GradientPerturber(group, 4, settling=0.5, members_per_step=None, views=1)
+        steps.perturb(pictures(1, SIDE, SIDE), pictures(1, SIDE, SIDE), flat_budget(1, SIDE, SIDE), LATENT)
+        assert len(asked) == 2

@@ -17,6 +17,7 @@ from monai_miadmark.surrogates import (
     SurrogateEnsemble,
     expected_margin,
     load_ensemble,
+    load_pretrained,
     load_weights,
     margin,
     plausible_margin,
@@ -152,6 +153,42 @@ class TestWeights:
         for (name, value), got in zip(network.state_dict().items(), read.state_dict().values(), strict=True):
             expected = value.half().float() if value.is_floating_point() else value
             assert torch.equal(got, expected) and got.dtype == value.dtype, name
+
+    def test_round_trip_in_a_quarter_of_the_size(self, tmp_path: Path) -> None:
+        network, small = classifier(3), tmp_path / "small.pt"
+        with torch.no_grad():
+            network[0].weight[0] *= 1000  # one channel's scale is not another's
+            network[0].weight[1] = 0
+        save_weights(network, small, 8)
+        save_weights(network, tmp_path / "large.pt")
+        assert all(
+            v[0].dtype == torch.int8 for v in torch.load(small, weights_only=True).values() if isinstance(v, tuple)
+        )
+        back = load_weights(classifier(4), small).state_dict()
+        for name, value in network.state_dict().items():
+            steps = value.abs().flatten(1).amax(1) / 127 if value.ndim > 1 else value.abs() / 1000
+            steps = steps.view(-1, *[1] * (value.ndim - 1))
+            assert ((back[name] - value).abs() <= 0.51 * steps + 1e-3 * (value.ndim < 2)).all(), name
+        assert load_pretrained(classifier(4), small) == []
+
+    def test_other_bits_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="8 or 16 bits, not 4"):
+            save_weights(classifier(), tmp_path / "w.pt", 4)
+        assert not list(tmp_path.iterdir())
+
+    def test_robust_ones_come_with_their_architectures(self, tmp_path: Path) -> None:
+        networks = {"a": classifier(1), "b": classifier(2)}
+        for name, network in networks.items():
+            save_weights(network, tmp_path / f"set_{name}.pt")
+        save_weights(classifier(9), tmp_path / "set_a_robust.pt", 8)
+        made = load_ensemble(networks, ["b", "a"], "set", tmp_path, ["a", "c"])
+        assert [m.name for m in made.members] == ["b", "a"] and [m.name for m in made.robust] == ["a_robust"]
+        assert not any(p.requires_grad for p in made.parameters()) and not made.robust[0].training
+        # They have no say in what images are taken for, and are left out with their architecture.
+        assert len(made(IMAGES)) == 2
+        assert not load_ensemble(networks, ["b"], "set", tmp_path, ["a"]).robust
+        with pytest.raises(FileNotFoundError):
+            load_ensemble(networks, ["b"], "set", tmp_path, ["b"])
 
     def test_other_architectures_are_refused(self, tmp_path: Path) -> None:
         save_weights(classifier(classes=5), tmp_path / "w.pt")

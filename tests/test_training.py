@@ -29,7 +29,7 @@ from monai_miadmark.removal_loop import RemovalLoop, ResidualRemover
 from monai_miadmark.soft_likeness import SoftLikeness, fitted_budget
 from monai_miadmark.surrogates import Surrogate, SurrogateEnsemble, expected_margin, load_pretrained, save_weights
 from monai_miadmark.training import GeneratorTrainer, logits_and_features, resume
-from monai_miadmark.training_images import BUDGET, CLEAN, FITTED, JUDGED, PlannedMarkd, first_critics
+from monai_miadmark.training_images import BUDGET, CLEAN, FITTED, JUDGED, PlannedMarkd, guided_critics
 
 CPU = torch.device("cpu")
 EVERYTHING = Visibility(psnr=0.0, ssim=0.0, ceiling=1.0)
@@ -246,7 +246,7 @@ class TestModalityBatches:
         made = modality_ensembles(config, list(classes), ["plain"], bundle_root=str(root), classes=classes)
         images = torch.rand(1, 3, 128, 128)
         assert {name: group(images)[0].shape[1] for name, group in made.items()} == classes
-        assert set(first_critics(made)) == set(classes)
+        assert set(guided_critics(made)) == set(classes)
 
 
 class TestSeveralModalities:

@@ -21,7 +21,7 @@ from monai_miadmark.evaluation.protected import ProtectedSet, display, protect_s
 from monai_miadmark.marker import check_listed, load_config, load_marker
 from monai_miadmark.marking import Marker
 from monai_miadmark.options import ProtectOptions
-from monai_miadmark.surrogates import Surrogate
+from monai_miadmark.surrogates import Surrogate, robust_name
 
 __all__ = ["Study", "accuracy"]
 
@@ -165,9 +165,11 @@ class Study:
     def _key(self, exclude: tuple[str, ...]) -> str:
         """File name of a set: readable, with a digest of everything that it depends on."""
         hashes = check_listed(self.root / "models")
+        asked = [name for name in self.names if name not in exclude]
+        asked += [robust_name(name) for name in self.parser["robust_names"] if name in asked]
         facts = {
             "options": {**asdict(self.options), "preset": asdict(self.options.strength)},
-            "weights": [hashes[f"{self.dataset}_{name}.pt"] for name in self.names if name not in exclude],
+            "weights": [hashes[f"{self.dataset}_{name}.pt"] for name in asked],
             "generator": hashes["model.pt"] if self.options.strength.steps == 0 else None,
             "items": [Path(str(item["image"])).name for item in self.items],
             "seed": self.seed,
