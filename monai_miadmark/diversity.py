@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["BlockShuffle", "InputDiversity", "gaussian_blur", "jpeg_loss"]
+__all__ = ["BlockShuffle", "Diversity", "InputDiversity", "OneOf", "gaussian_blur", "jpeg_loss"]
 
 _LUMINANCE = (
     (16, 11, 10, 16, 24, 40, 51, 61),
@@ -32,6 +34,14 @@ _CHROMINANCE = (
 
 _TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 """RGB to Y, Cb, Cr (JFIF 1.02), without the offset of the last two."""
+
+
+class Diversity(Protocol):
+    """Random changes of images, differentiable."""
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Changed copy of ``(B, C, h, w)`` in [0, 1]; the size may differ, the range stays."""
+        ...
 
 
 class InputDiversity:
@@ -141,6 +151,23 @@ class BlockShuffle:
         turn = block.new_tensor(((cos, -sin, 0.0), (sin, cos, 0.0))).expand(len(block), 2, 3)
         grid = F.affine_grid(turn, list(block.shape), align_corners=False)
         return F.grid_sample(block, grid, align_corners=False)
+
+
+class OneOf:
+    """One of several kinds of diversity, drawn anew for each batch.
+
+    Args:
+        kinds: at least one.
+    """
+
+    def __init__(self, kinds: Sequence[Diversity]) -> None:
+        if not kinds:
+            raise ValueError("needs at least one kind of diversity")
+        self.kinds = tuple(kinds)
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Changed copy of ``(B, C, h, w)`` in [0, 1]."""
+        return self.kinds[int(torch.randint(len(self.kinds), (), generator=generator))](images, generator)
 
 
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,28 +15,20 @@ from tqdm import tqdm
 
 from monai_miadmark import stacks
 from monai_miadmark.budget import Visibility
-from monai_miadmark.diversity import BlockShuffle, InputDiversity, gaussian_blur
+from monai_miadmark.diversity import BlockShuffle, Diversity, InputDiversity, gaussian_blur
 from monai_miadmark.generator import to_mean_one
 from monai_miadmark.perturbers import GeneratorPerturber, field_channels, random_generator
 from monai_miadmark.soft_likeness import SoftLikeness, away_from_logo
 from monai_miadmark.stacks import as_tensor, beside_each_other, three_channels
 from monai_miadmark.surrogates import SurrogateEnsemble, attack_margin, to_square
 
-__all__ = ["Diversity", "GradientPerturber"]
+__all__ = ["GradientPerturber"]
 
 _COARSE_CELLS = 16
 """Cells of the coarse layer along the longer side: eight cells of the fine one each on images of 128."""
 
 _FAR = -4.0
 """Sum of the two margins below which a surrogate counts as misled by far: rounding and scaling seldom undo that."""
-
-
-class Diversity(Protocol):
-    """Random changes of images, differentiable."""
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Changed copy of ``(B, C, h, w)`` in [0, 1]; the size may differ, the range stays."""
-        ...
 
 
 class GradientPerturber:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from monai_miadmark.budget import Visibility
 from monai_miadmark.descent import descent_direction, guides_among
-from monai_miadmark.diversity import InputDiversity
+from monai_miadmark.diversity import Diversity
 from monai_miadmark.generator import LATENT_SIZE, PerturbationGenerator
 from monai_miadmark.modalities import MODALITY, ModalityBatches
 from monai_miadmark.removal_loop import RemovalLoop
@@ -97,7 +97,7 @@ class GeneratorTrainer(Trainer):
         generator: PerturbationGenerator,
         ensembles: SurrogateEnsemble | Mapping[str, SurrogateEnsemble],
         optimizer: torch.optim.Optimizer,
-        diversity: InputDiversity,
+        diversity: Diversity,
         visibility: Visibility,
         removal: RemovalLoop | None = None,
         members_per_step: int = 1,

@@ -147,7 +147,8 @@ def _logo_options(dataset: str, psnr: float) -> ProtectOptions:
 
 def _mi_di_ti(marker: EnsembleMarker, images: Tensor) -> Marker:
     made = GradientPerturber(
-        marker.ensemble,
+        # Without the adversarially trained surrogates, which are none of that method.
+        SurrogateEnsemble(list(marker.ensemble.members)),  # type: ignore[arg-type]
         10,
         diversity=[InputDiversity()],
         views=1,
