@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["BlockShuffle", "Diversity", "InputDiversity", "OneOf", "gaussian_blur", "jpeg_loss"]
+__all__ = ["BlockShuffle", "Diversity", "DrawnDiversity", "InputDiversity", "gaussian_blur", "jpeg_loss"]
 
 _LUMINANCE = (
     (16, 11, 10, 16, 24, 40, 51, 61),
@@ -153,7 +153,7 @@ class BlockShuffle:
         return F.grid_sample(block, grid, align_corners=False)
 
 
-class OneOf:
+class DrawnDiversity:
     """One of several kinds of diversity, drawn anew for each batch.
 
     Args:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from monai_miadmark.diversity import BlockShuffle, InputDiversity, OneOf, gaussian_blur, jpeg_loss
+from monai_miadmark.diversity import BlockShuffle, DrawnDiversity, InputDiversity, gaussian_blur, jpeg_loss
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -179,17 +179,17 @@ class TestJpegLoss:
         assert strong.grad.abs().max() < 0.2 * gentle.grad.abs().max()
 
 
-class TestOneOf:
+class TestDrawnDiversity:
     def test_each_kind_is_drawn_and_none_is_mixed(self) -> None:
         kinds = [lambda x, _: x + 1, lambda x, _: x + 2]
-        drawn = {float(OneOf(kinds)(torch.zeros(1), seeded(seed))) for seed in range(20)}
+        drawn = {float(DrawnDiversity(kinds)(torch.zeros(1), seeded(seed))) for seed in range(20)}
         assert drawn == {1, 2}
 
     def test_the_same_draws_give_the_same(self) -> None:
-        both = OneOf([InputDiversity(), BlockShuffle()])
+        both = DrawnDiversity([InputDiversity(), BlockShuffle()])
         for seed in range(4):
             assert torch.equal(both(IMAGES, seeded(seed)), both(IMAGES, seeded(seed)))
 
     def test_nothing_is_no_kind(self) -> None:
         with pytest.raises(ValueError, match="at least one"):
-            OneOf([])
+            DrawnDiversity([])

@@ -34,6 +34,7 @@ from monai_miadmark.image import Bounds, StoredImage, Window
 from monai_miadmark.marker import EnsembleMarker
 from monai_miadmark.marking import make_mark
 from monai_miadmark.options import PRESETS, ProtectOptions
+from monai_miadmark.surrogates import SurrogateEnsemble
 
 LATENT = bytes(range(32))
 
@@ -124,12 +125,15 @@ class TestPeers:
             assert 31.8 <= got <= 33.5
 
     def test_the_gradient_peer_is_what_its_name_says(self, marker: EnsembleMarker) -> None:
-        """Momentum, input diversity and smoothed gradients alone; ten steps."""
+        """Momentum, input diversity and smoothed gradients alone; ten steps on ordinary surrogates."""
+        members = list(marker.ensemble.members)
+        helped = SurrogateEnsemble(members, members[:1])  # type: ignore[arg-type]
+        marker = EnsembleMarker(None, helped)
         made = PEERS["MI-DI-TI-FGSM"].marker(marker, torch.zeros(1, 1, 8, 8)).specialist("auto", pictures())
         perturber = made.perturber(PRESETS["standard"])
         assert isinstance(perturber, GradientPerturber)
         assert (perturber.steps, perturber.views, perturber.mix) == (10, 1, (0.0, 1.0))
-        assert perturber.ensemble is marker.ensemble and CLASSES == 3
+        assert list(perturber.ensemble.members) == members == perturber.asked and CLASSES == 3
 
 
 def test_rows_of_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
