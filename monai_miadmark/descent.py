@@ -52,6 +52,10 @@ class Guides:
             f"{type(self).__name__}({[surrogate.name for surrogate in self.surrogates]}, device={str(self.device)!r})"
         )
 
+    def __getstate__(self) -> dict[str, object]:
+        """All but what was found for the last images: it does not travel to other processes."""
+        return {**self.__dict__, "_last": None}
+
     @cached_property
     def quick(self) -> list[Surrogate]:
         """The surrogates, :func:`folded`."""

@@ -23,7 +23,7 @@ class Preset:
     Attributes:
         visibility: how the budget follows the image.
         steps: gradient steps on the ensemble, and up to 16 more for images on which one of its surrogates is not misled
-            by far; 0 for the generator, which hears one gradient of each of two surrogates.
+            by far; 0 for the generator, which hears one gradient of a surrogate.
         opacity: of a visible logo, in [0, 0.75].
         footprint: amplitude allowed under the logo, fraction of the display window.
         logo_area: share of the image that the logo's box takes before it is turned, and before the search tries it

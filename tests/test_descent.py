@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -100,6 +102,13 @@ class TestGuides:
         assert guides.directions(other) is not first and asked == [2]
         # The same bytes in another shape are another question.
         assert guides.directions(images.reshape(1, 2, 32, 32)).shape == (1, 1, 32, 32)
+
+    def test_images_do_not_travel_with_them(self) -> None:
+        guides, images = Guides(surrogates(1)), pictures(1, 32, 32)
+        first = guides.directions(images)
+        copied = pickle.loads(pickle.dumps(guides))
+        assert copied._last is None and guides.directions(images) is first
+        np.testing.assert_allclose(copied.directions(images), first, rtol=1e-4, atol=1e-5)
 
     def test_large_images_stay_small(self) -> None:
         assert Guides(surrogates(1)).directions(pictures(1, 96, 64)).shape == (1, 1, SIDE, SIDE)
