@@ -56,6 +56,7 @@ CONFIGS = (
 BEFORE = {name: () for name in ("inference.yaml", "protect.yaml", "remove.yaml")} | {
     "multi_gpu_train.yaml": ("networks.yaml", "train.yaml"),
     "one_modality.yaml": ("networks.yaml", "protect.yaml"),
+    "robust.yaml": ("networks.yaml", "train_surrogate.yaml"),
 }
 """Configurations that stand before another one, where that is not ``networks.yaml`` alone."""
 
