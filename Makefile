@@ -121,7 +121,7 @@ train: $(STAMP) pretrained ## train classifiers, router and generator anew (hour
 	    $(RUN) "[$(NETWORKS),'configs/train_surrogate.yaml']" --dataset $$set --architecture $$name; done; \
 	  for name in efficientnet thinresnet mobilenet; do \
 	    $(RUN) "[$(NETWORKS),'configs/train_surrogate.yaml','configs/pretrained.yaml']" --dataset $$set --architecture $$name; done; \
-	  for name in resnet efficientnet; do \
+	  for name in resnet efficientnet inception; do \
 	    $(RUN) "[$(NETWORKS),'configs/train_surrogate.yaml','configs/robust.yaml']" --dataset $$set --architecture $$name; done; \
 	  $(RUN) "[$(NETWORKS),'configs/train_segmenter.yaml']" --dataset $$set; done
 	cd $(BUNDLE) && $(RUN) "[$(NETWORKS),'configs/train_router.yaml']"

@@ -1,6 +1,6 @@
 # Copyright 2026 The monai_miadmark authors
 # SPDX-License-Identifier: Apache-2.0
-"""The direction in which an image misleads surrogates, by one gradient of each, asked once an image."""
+"""The direction in which an image misleads surrogates, by one gradient of each."""
 
 from __future__ import annotations
 
@@ -17,24 +17,29 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from monai_miadmark.generator import to_mean_one
+from monai_miadmark.generator import led_field, to_mean_one
 from monai_miadmark.stacks import as_tensor, beside_each_other
 from monai_miadmark.surrogates import Surrogate, SurrogateEnsemble, attack_margin, to_square
 
 __all__ = ["Guides", "descent_direction", "enlarged", "folded", "guides_among"]
 
+_AHEAD = 0.6
+"""How far ahead further guides look, as a share of the budget: a mark is fitted to the likeness only later."""
+
 
 def guides_among(ensemble: SurrogateEnsemble, names: Sequence[str] = ()) -> list[Surrogate]:
-    """Surrogates of an ensemble that guide a generator: those of these names, else a robust one, else the first."""
-    everyone = [cast(Surrogate, member) for member in (*ensemble.robust, *ensemble.members)]
-    return [member for member in everyone if member.name in names] or everyone[:1]
+    """Surrogates of an ensemble that guide a generator: those of these names in this order, else a robust one, else
+    the first."""
+    everyone = [cast(Surrogate, member) for member in (*ensemble.robust, *ensemble.members, *ensemble.aside)]
+    named = {member.name: member for member in everyone}
+    return [named[name] for name in names if name in named] or everyone[:1]
 
 
 class Guides:
-    """A few surrogates that are asked quickly, and once an image.
+    """A few surrogates that are asked quickly, and each once about an image.
 
-    The gradient that tells what is salient in an image tells as well where the image misleads: what was found for the
-    last images is kept for the next one who asks about the same.
+    The gradient that tells what is salient in an image tells as well where the image misleads: what the first of them
+    said about the last images is kept for the next one who asks about the same.
 
     Args:
         surrogates: at least one; they are copied, in a quicker form, when they are first asked.
@@ -45,7 +50,7 @@ class Guides:
         if not surrogates:
             raise ValueError("somebody has to be asked")
         self.surrogates, self.device = tuple(surrogates), torch.device(device)
-        self._last: tuple[bytes, NDArray[np.float32]] | None = None
+        self._last: tuple[bytes, NDArray[np.float32], NDArray[np.float32]] | None = None
 
     def __repr__(self) -> str:
         return (
@@ -61,45 +66,85 @@ class Guides:
         """The surrogates, :func:`folded`."""
         return [folded(surrogate).to(self.device) for surrogate in self.surrogates]
 
-    def directions(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """:func:`descent_direction` of images, not enlarged.
+    def directions(self, clean: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the first surrogate says about images, see :func:`descent_direction`; not enlarged.
 
         Args:
-            images: ``(N, C, h, w)`` float32 in [0, 1].
+            clean: ``(N, C, h, w)`` float32 in [0, 1].
 
         Returns:
             ``(N, 1 or 3, s, s)``, or of the size of images that are smaller than what the surrogates see.
         """
-        key = hashlib.sha256(repr(images.shape).encode() + np.ascontiguousarray(images).tobytes()).digest()
-        last = self._last
-        if last is not None and last[0] == key:
-            return last[1]
-        quick = self.quick
+        return self._first(clean)[0]
+
+    def led(
+        self, clean: NDArray[np.float32], images: NDArray[np.float32], budget: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """What all of them say together: :func:`descent_direction`, not enlarged.
+
+        Args:
+            clean: ``(N, C, h, w)`` float32 in [0, 1].
+            images: the same with their logos.
+            budget: ``(N, 1, h, w)``, amplitude, fraction of the window.
+
+        Returns:
+            ``(N, 1 or 3, s, s)`` as :meth:`directions`.
+        """
+        told, posteriors = self._first(clean)
+        if len(self.surrogates) == 1:
+            return told
+        further = self.quick[1:]
 
         def of_part(part: slice) -> NDArray[np.float32]:
-            x = as_tensor(images[part], self.device)
-            x = x if x.shape[1] in (1, 3) else x.mean(1, True)
-            return np.asarray(_descent_as_seen(quick, x).cpu().numpy(), np.float32)
+            x, amplitude = self._planes(images[part]), as_tensor(budget[part], self.device)
+            said, posterior = (as_tensor(a[part], self.device) for a in (told, posteriors))
+            return np.asarray(_followed(further, said, posterior, x, amplitude).cpu().numpy(), np.float32)
 
-        found = np.concatenate(list(beside_each_other(of_part, len(images), self.device)))
-        self._last = key, found
-        return found
+        return np.concatenate(list(beside_each_other(of_part, len(images), self.device)))
+
+    def _first(self, clean: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Directions of the first surrogate, and its posteriors ``(N, classes)``."""
+        key = hashlib.sha256(repr(clean.shape).encode() + np.ascontiguousarray(clean).tobytes()).digest()
+        last = self._last
+        if last is None or last[0] != key:
+            first = self.quick[0]
+
+            def of_part(part: slice) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+                said = _descent_as_seen(first, _seen(self.quick, self._planes(clean[part])))
+                return tuple(np.asarray(t.cpu().numpy(), np.float32) for t in said)  # type: ignore[return-value]
+
+            parts = list(beside_each_other(of_part, len(clean), self.device))
+            told, posteriors = (np.concatenate([part[i] for part in parts]) for i in range(2))
+            self._last = last = key, told, posteriors
+        return last[1:]
+
+    def _planes(self, images: NDArray[np.float32]) -> Tensor:
+        """Images as surrogates take them, ``(B, 1 or 3, h, w)``."""
+        x = as_tensor(images, self.device)
+        return x if x.shape[1] in (1, 3) else x.mean(1, True)
 
 
-def descent_direction(guides: Sequence[Surrogate], images: Tensor) -> Tensor:
-    """Where the margins of what surrogates take images for fall fastest (FGSM, arXiv:1412.6572, without the sign).
+def descent_direction(guides: Sequence[Surrogate], clean: Tensor, images: Tensor, budget: Tensor) -> Tensor:
+    """Where the margins of surrogates fall fastest (FGSM, arXiv:1412.6572, without the sign), one after the other.
 
-    Each surrogate goes by its own opinion of the image, and counts alike whatever the scale of its logits.
+    The first is asked about the clean image, each further one about the image as it would look if it were marked by
+    what was said before: gradients say least about an image where they were taken. All go by the classes that the first
+    one takes the clean image for, and each counts alike whatever the scale of its logits.
 
     Args:
-        guides: the surrogates; none give zeros.
-        images: ``(B, 1 or 3, h, w)`` in [0, 1].
+        guides: the surrogates, of the same classes; none give zeros.
+        clean: ``(B, 1 or 3, h, w)`` in [0, 1].
+        images: the same with their logos.
+        budget: ``(B, 1, h, w)``, amplitude, fraction of the window.
 
     Returns:
         ``(B, C, h, w)`` as the images, of mean absolute value 1 for a single surrogate, at the size that the guides
         see; larger images get it enlarged. No gradients lead through it.
     """
-    return enlarged(_descent_as_seen(guides, images), images)
+    if not guides:
+        return torch.zeros_like(clean)
+    told, posterior = _descent_as_seen(guides[0], _seen(guides, clean))
+    return enlarged(_followed(guides[1:], told, posterior, images, budget), images)
 
 
 def enlarged(direction: Tensor, images: Tensor) -> Tensor:
@@ -109,19 +154,35 @@ def enlarged(direction: Tensor, images: Tensor) -> Tensor:
     return F.interpolate(direction, images.shape[2:], mode="bilinear")
 
 
-def _descent_as_seen(guides: Sequence[Surrogate], images: Tensor) -> Tensor:
-    """See :func:`descent_direction`."""
+def _seen(guides: Sequence[Surrogate], maps: Tensor) -> Tensor:
+    """Maps ``(B, C, h, w)`` at the size that guides see, if that is smaller.
+
+    On larger images the way there and back would take as long as the guides do.
+    """
+    size = max(guide.input_size for guide in guides)
+    return to_square(maps, size) if size < min(maps.shape[2:]) else maps
+
+
+def _followed(guides: Sequence[Surrogate], told: Tensor, posterior: Tensor, images: Tensor, budget: Tensor) -> Tensor:
+    """What was told about images, and what further surrogates say where it leads; of the size of what was told."""
+    if guides:
+        size = told.shape[2:]
+        images, budget = (m if m.shape[2:] == size else to_square(m, size[0]) for m in (images, budget))
+    for guide in guides:
+        with torch.no_grad():
+            there = (images + _AHEAD * budget * led_field(told)).clamp(0, 1)
+        told = told + _descent_as_seen(guide, there, posterior)[0]
+    return told
+
+
+def _descent_as_seen(guide: Surrogate, images: Tensor, posterior: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Direction and posterior of one surrogate; with a posterior, the direction away from that one's classes."""
     with torch.inference_mode(False), torch.enable_grad():
-        size = max((guide.input_size for guide in guides), default=0)
-        # At the size that the guides see: on larger images the way there and back would take as long as they do.
-        large = 0 < size < min(images.shape[2:])
-        seen = (to_square(images, size) if large else images).detach().clone().requires_grad_()
-        total = torch.zeros_like(seen)
-        for guide in guides:
-            logits = guide(seen)
-            (gradient,) = torch.autograd.grad(attack_margin(logits, F.softmax(logits.detach(), 1)).sum(), seen)
-            total = total - to_mean_one(gradient)
-        return total.detach()
+        x = images.detach().clone().requires_grad_()
+        logits = guide(x)
+        classes = F.softmax(logits.detach(), 1) if posterior is None else posterior.detach().clone()
+        (gradient,) = torch.autograd.grad(attack_margin(logits, classes).sum(), x)
+        return -to_mean_one(gradient), classes
 
 
 @torch.inference_mode(False)  # weights that were made in that mode could not take part in gradients

@@ -10,7 +10,7 @@ import torch
 from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 
-__all__ = ["LATENT_SIZE", "PerturbationGenerator", "PreviewGenerator", "to_mean_one"]
+__all__ = ["LATENT_SIZE", "PerturbationGenerator", "PreviewGenerator", "led_field", "to_mean_one"]
 
 LATENT_SIZE = 32
 """Length of the key-derived latent."""
@@ -84,10 +84,7 @@ class _Layers(nn.Module):
         if self.patterns is not None:
             patterns = self.patterns(y.mean((2, 3)), latent, (height, width))
             field = field + (patterns.mean(1, keepdim=True) if gray else patterns)
-        # Half precision would not hold the squares of small values.
-        field = field.float()
-        size = field.square().mean((1, 2, 3), keepdim=True).add(1e-6).sqrt()
-        return torch.tanh(field * (self.strength / size))
+        return _saturated(field.float(), self.strength)  # half precision would not hold the squares of small values
 
     def _entered(self, cells: Tensor, gray: bool) -> Tensor:
         """The first convolution. Gray images stand for three equal planes: weights are added instead of planes."""
@@ -190,6 +187,27 @@ class PreviewGenerator(_Layers):
         return self.field(rows, budget, self.latent.expand(rows.shape[0], -1)).transpose(2, 3)
 
 
+def led_field(told: Tensor, strength: float = 1.5) -> Tensor:
+    """The field that a generator begins its training with: what surrogates tell, for the most part smoothed.
+
+    Args:
+        told: ``(B, C, h, w)`` of any scale.
+        strength: root mean square before the tanh.
+
+    Returns:
+        ``(B, C, h, w)`` in [-1, 1].
+    """
+    told = to_mean_one(told)
+    shares = [gate * to_mean_one(_smooth(told, sigma)) for sigma, gate in zip(_SMOOTHED, _GATES, strict=True) if gate]
+    return _saturated(torch.stack(shares).sum(0), strength)
+
+
+def _saturated(field: Tensor, strength: float) -> Tensor:
+    """A field of any scale in [-1, 1], as far as its root mean square before the tanh says."""
+    size = field.square().mean((1, 2, 3), keepdim=True).add(1e-6).sqrt()
+    return torch.tanh(field * (strength / size))
+
+
 def _smooth(planes: Tensor, sigma: float) -> Tensor:
     """Gaussian mean over the cells around each, over fewer of them at the edges."""
     if sigma == 0:
@@ -202,8 +220,8 @@ def _band(side: int, sigma: float, like: Tensor) -> Tensor:
     """``(side, side)``: row by row the weights of a mean around a cell."""
     at = torch.arange(side, device=like.device, dtype=like.dtype)
     away = (at[:, None] - at).abs() / sigma
-    # Beyond four standard deviations nothing: denormal numbers would make the product take ten times as long.
-    weights = torch.exp(-0.5 * away.square()) * (away < 4)
+    # Beyond four standard deviations nothing: denormal numbers would take many times as long, here and in the product.
+    weights = torch.exp(-0.5 * away.clamp_max(4).square()) * (away < 4)
     return weights / weights.sum(1, keepdim=True)
 
 

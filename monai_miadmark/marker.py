@@ -126,9 +126,10 @@ class BundleMarker:
         if name not in self._specialists:
             parser = load_config(self.root, dataset=name)
             names = [n for n in parser["victim_names"] if n not in self.exclude]
-            robust = [robust_name(n) for n in parser["robust_names"] if n in names]
+            aside = [n for n in parser["aside_names"] if n not in self.exclude]
+            robust = [robust_name(n) for n in (*parser["robust_names"], *aside) if n in names or n in aside]
             check_weights(self.root / "models", [f"{name}_{n}.pt" for n in (*names, *robust)])
-            parser["surrogate_names"] = names
+            parser["surrogate_names"], parser["aside_names"] = names, aside
             ensemble = _built(parser, "ensemble").to(self.device)
             self._specialists[name] = EnsembleMarker(
                 (lambda: self.generator) if self._generator_allowed else None,

@@ -40,7 +40,7 @@ class GeneratorPerturber:
     Args:
         generator: the trained network; put in evaluation mode.
         device: where it runs.
-        guides: surrogates whose gradients on the clean images the generator hears; see :meth:`guided_by`.
+        guides: surrogates whose gradients the generator hears; see :meth:`guided_by`.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class GeneratorPerturber:
     ) -> NDArray[np.float32]:
         """See :class:`monai_miadmark.marking.Perturber`."""
         latents = latent_tensor(latent, len(images))
-        told = None if self.guides is None else self.guides.directions(clean)
+        told = None if self.guides is None else self.guides.led(clean, images, budget)
 
         @torch.inference_mode()
         def field_of(part: slice) -> NDArray[np.float32]:

@@ -86,7 +86,7 @@ class FooledProbe:
             keys = ("image", CLEAN, "label", BUDGET, FITTED, JUDGED)
             images, clean, labels, budget, fitted, judged = (batch[key].to(self.device) for key in keys)
             latent = torch.randn((len(images), LATENT_SIZE), generator=torch.Generator().manual_seed(0))
-            told = descent_direction(guides_among(self.ensembles[name], self.guides), clean)
+            told = descent_direction(guides_among(self.ensembles[name], self.guides), clean, images, budget)
             levels = torch.round(self.generator(images, budget, latent.to(self.device), told) * 2) / 2
             budget = fitted_budget(SoftLikeness(clean, judged), images, levels, budget, fitted, self.visibility)
             marked = (images + levels * budget).clamp(0, 1)

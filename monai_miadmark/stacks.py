@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from monai_miadmark.threads import in_threads
 
 __all__ = ["BATCH", "as_tensor", "batches", "beside_each_other", "three_channels"]
+
+T = TypeVar("T")
 
 BATCH = 8
 """Slices handled at once: caches stay warm on a CPU and memory stays bounded for long stacks."""
@@ -27,9 +30,7 @@ def batches(count: int) -> Iterator[slice]:
     return (slice(i, min(i + BATCH, count)) for i in range(0, count, BATCH))
 
 
-def beside_each_other(
-    work: Callable[[slice], NDArray[np.float32]], count: int, device: torch.device
-) -> Iterator[NDArray[np.float32]]:
+def beside_each_other(work: Callable[[slice], T], count: int, device: torch.device) -> Iterator[T]:
     """Results for the batches of a stack, in their order; on a CPU several batches at a time.
 
     Small convolutions share a second core badly: two batches with a thread each take about half of the time of one

@@ -85,14 +85,18 @@ class SurrogateEnsemble(nn.Module):
         members: the surrogates, best of different architectures.
         robust: adversarially trained ones, which lend their gradients and are no judges: what misleads a slightly
             robust model carries over to others further (arXiv:2106.02105), and it may take more than a mark has.
+        aside: nothing is made against these, and gradient steps do not ask them: they only guide a generator.
     """
 
-    def __init__(self, members: Sequence[Surrogate], robust: Sequence[Surrogate] = ()) -> None:
+    def __init__(
+        self, members: Sequence[Surrogate], robust: Sequence[Surrogate] = (), aside: Sequence[Surrogate] = ()
+    ) -> None:
         super().__init__()
         if not members:
             raise ValueError("an ensemble needs at least one surrogate")
         self.members = nn.ModuleList(members)
         self.robust = nn.ModuleList(robust)
+        self.aside = nn.ModuleList(aside)
         self.input_size = max(member.input_size for member in members)
         self.requires_grad_(False)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -253,6 +257,7 @@ def load_ensemble(
     dataset: str,
     models_dir: str | Path,
     robust_names: Sequence[str] = (),
+    aside_names: Sequence[str] = (),
 ) -> SurrogateEnsemble:
     """Read the weights ``DATASET_NAME.pt`` that ``train_surrogate.yaml`` made and put the networks together.
 
@@ -265,6 +270,8 @@ def load_ensemble(
         models_dir: folder of the weights.
         robust_names: architectures whose adversarially trained weights ``DATASET_NAME_robust.pt`` (``robust.yaml``) are
             taken too, if the architecture is among ``names``: who is left out is left out in every form.
+        aside_names: architectures of which the adversarially trained weights alone are taken, where there are any, to
+            guide a generator.
 
     Raises:
         FileNotFoundError: weights are missing.
@@ -276,7 +283,8 @@ def load_ensemble(
         return Surrogate(network, name, transposed=True)
 
     robust = [read(name, robust_name(name)) for name in robust_names if name in names]
-    return SurrogateEnsemble([read(name, name) for name in names], robust)
+    made = [name for name in aside_names if (Path(models_dir) / f"{dataset}_{robust_name(name)}.pt").is_file()]
+    return SurrogateEnsemble([read(name, name) for name in names], robust, [read(n, robust_name(n)) for n in made])
 
 
 def robust_name(architecture: str) -> str:

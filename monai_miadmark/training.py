@@ -162,7 +162,8 @@ class GeneratorTrainer(Trainer):
         self.generator.train()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.state.device.type == "cuda"):
-            descent = descent_direction(guides_among(ensemble, self.guides), batch.clean)
+            guides = guides_among(ensemble, self.guides)
+            descent = descent_direction(guides, batch.clean, batch.images, batch.budget)
             field = self.generator(batch.images, batch.budget, batch.latent, descent).float()
             # Half of the steps see the five stored levels (straight-through), half the smooth field: better gradients.
             levels = field

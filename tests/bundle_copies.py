@@ -31,14 +31,19 @@ ROBUST = tuple(_NETWORKS["robust_names"])
 GUIDES = tuple(_NETWORKS["guide_names"])
 """Surrogates whose gradients the generator hears."""
 
-NETWORKS = {name: f"networks#{name}" for name in (*VICTIMS, "seresnext")}
+ASIDE = tuple(_NETWORKS["aside_names"])
+"""Architectures of which the bundle has adversarially trained surrogates only, which guide the generator."""
+
+NETWORKS = {name: f"networks#{name}" for name in (*VICTIMS, *ASIDE, "seresnext")}
 """All architectures that can be trained, with their places in the configuration."""
 
 WEIGHTS = {"model.pt": ("network_def", "brain_mri"), "router.pt": ("router_def", "brain_mri")} | {
     f"{modality}_{name}.pt": (NETWORKS[name], modality) for modality in MODALITIES for name in VICTIMS
 }
 WEIGHTS |= {
-    f"{modality}_{robust_name(name)}.pt": (NETWORKS[name], modality) for modality in MODALITIES for name in ROBUST
+    f"{modality}_{robust_name(name)}.pt": (NETWORKS[name], modality)
+    for modality in MODALITIES
+    for name in (*ROBUST, *ASIDE)
 }
 """Weight files, which network each is for, and the data set that says how many classes it has."""
 
@@ -52,7 +57,7 @@ _TINY: dict[str, dict[str, Any]] = {
     "plain": {"channels": [4, 4, 4, 4, 4, 4, 4]},
     "densenet": {"init_features": 4, "growth_rate": 4, "block_config": [1, 1]},
 }
-_KERNELS = {"seresnext": 5, "efficientnet": 7, "thinresnet": 9, "mobilenet": 11}
+_KERNELS = {"seresnext": 5, "efficientnet": 7, "thinresnet": 9, "mobilenet": 11, "inception": 13}
 """These cannot be had tiny: plain networks with other kernels take their places."""
 
 

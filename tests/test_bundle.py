@@ -148,9 +148,11 @@ class TestConfigurations:
         met = set(parser["generator_surrogates"])
         assert met < set(VICTIMS)
         # Nor may the guides know those.
-        robust = {robust_name(name) for name in parser["robust_names"] if name in met}
+        robust = {
+            robust_name(name) for name in (*parser["robust_names"], *parser["aside_names"]) if name not in STRANGERS
+        }
         assert set(parser["guide_names"]) <= met | robust
-        assert set(parser["robust_names"]) <= set(VICTIMS)
+        assert set(parser["robust_names"]) <= set(VICTIMS) and not set(parser["aside_names"]) & set(VICTIMS)
 
     def test_every_architecture_has_its_epochs(self) -> None:
         config = yaml.safe_load((BUNDLE / "configs" / "train_surrogate.yaml").read_text())

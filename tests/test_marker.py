@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bundle_copies import BUNDLE, GUIDES, MODALITIES, ROBUST, VICTIMS, needs_weights, tiny_bundle
+from bundle_copies import ASIDE, BUNDLE, GUIDES, MODALITIES, ROBUST, VICTIMS, needs_weights, tiny_bundle
 from networks import ensemble, generator, pictures
 
 from monai_miadmark import marker as marker_module
@@ -110,6 +110,7 @@ class TestBundleMarker:
             assert made.generator is marker.generator.generator
             assert tuple(guide.name for guide in made.guides.surrogates) == GUIDES
             assert [m.name for m in own.ensemble.robust] == [robust_name(name) for name in ROBUST]
+            assert [m.name for m in own.ensemble.aside] == [robust_name(name) for name in ASIDE]
 
     def test_networks_are_frozen(self, marker: BundleMarker) -> None:
         for network in (marker.specialist("skin", pictures()).ensemble, marker.generator.generator, marker._router):

@@ -127,13 +127,16 @@ class TestPeers:
     def test_the_gradient_peer_is_what_its_name_says(self, marker: EnsembleMarker) -> None:
         """Momentum, input diversity and smoothed gradients alone; ten steps on ordinary surrogates."""
         members = list(marker.ensemble.members)
-        helped = SurrogateEnsemble(members, members[:1])  # type: ignore[arg-type]
+        helped = SurrogateEnsemble(members, members[:1], members[1:2])  # type: ignore[arg-type]
         marker = EnsembleMarker(None, helped)
         made = PEERS["MI-DI-TI-FGSM"].marker(marker, torch.zeros(1, 1, 8, 8)).specialist("auto", pictures())
         perturber = made.perturber(PRESETS["standard"])
         assert isinstance(perturber, GradientPerturber)
         assert (perturber.steps, perturber.views, perturber.mix) == (10, 1, (0.0, 1.0))
         assert list(perturber.ensemble.members) == members == perturber.asked and CLASSES == 3
+        name = "MI-DI-TI-FGSM, robust surrogates as well"
+        same = PEERS[name].marker(marker, torch.zeros(1, 1, 8, 8)).specialist("auto", pictures())
+        assert same.perturber(PRESETS["standard"]).asked == [*members, *members[:2]]
 
 
 def test_rows_of_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,6 +187,9 @@ class TestWeights:
         # They have no say in what images are taken for, and are left out with their architecture.
         assert len(made(IMAGES)) == 2
         assert not load_ensemble(networks, ["b"], "set", tmp_path, ["a"]).robust
+        # Those that only guide do not ask for another form of themselves, and need not be there.
+        made = load_ensemble(networks, ["b"], "set", tmp_path, aside_names=["a", "b"])
+        assert [m.name for m in made.aside] == ["a_robust"] and not made.robust and len(made(IMAGES)) == 1
         with pytest.raises(FileNotFoundError):
             load_ensemble(networks, ["b"], "set", tmp_path, ["b"])
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -145,10 +146,12 @@ def _logo_options(dataset: str, psnr: float) -> ProtectOptions:
     return ProtectOptions(replace(PRESETS["standard"], footprint=0.0), region="auto", modality=dataset)
 
 
-def _mi_di_ti(marker: EnsembleMarker, images: Tensor) -> Marker:
+def _mi_di_ti(marker: EnsembleMarker, images: Tensor, robust: bool = False) -> Marker:
+    members = list(marker.ensemble.members)
+    if robust:
+        members += [*marker.ensemble.robust, *marker.ensemble.aside]
     made = GradientPerturber(
-        # Without the adversarially trained surrogates, which are none of that method.
-        SurrogateEnsemble(list(marker.ensemble.members)),  # type: ignore[arg-type]
+        SurrogateEnsemble(members),  # type: ignore[arg-type]
         10,
         diversity=[InputDiversity()],
         views=1,
@@ -176,6 +179,7 @@ def _logo_alone(marker: EnsembleMarker, images: Tensor) -> Marker:
 
 PEERS: dict[str, Peer] = {
     "MI-DI-TI-FGSM": Peer(_flat_options(10), _mi_di_ti),
+    "MI-DI-TI-FGSM, robust surrogates as well": Peer(_flat_options(10), partial(_mi_di_ti, robust=True)),
     "universal perturbation": Peer(_flat_options(1), _universal, fits=True),
     "logo alone": Peer(_logo_options, _logo_alone),
     "random signs": Peer(_flat_options(1), _noise),

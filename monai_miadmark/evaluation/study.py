@@ -166,7 +166,8 @@ class Study:
         """File name of a set: readable, with a digest of everything that it depends on."""
         hashes = check_listed(self.root / "models")
         asked = [name for name in self.names if name not in exclude]
-        asked += [robust_name(name) for name in self.parser["robust_names"] if name in asked]
+        robust = [name for name in self.parser["robust_names"] if name in asked]
+        asked += [robust_name(name) for name in (*robust, *self.parser["aside_names"]) if name not in exclude]
         facts = {
             "options": {**asdict(self.options), "preset": asdict(self.options.strength)},
             "weights": [hashes[f"{self.dataset}_{name}.pt"] for name in asked],
