@@ -52,10 +52,10 @@ def slice_of(side: int, seed: int = 0, private: bool = True) -> bytes:
     return out.getvalue()
 
 
-def series_of(side: int, frames: int) -> bytes:
+def series_of(side: int, frames: int, seed: int = 0) -> bytes:
     """A DICOM file of many frames (the same few, again and again, so that making it takes little)."""
     data_set = pydicom.dcmread(io.BytesIO(slice_of(side)))
-    few = [pixels(side, seed).tobytes() for seed in range(min(frames, 8))]
+    few = [pixels(side, seed + number).tobytes() for number in range(min(frames, 8))]
     data_set.NumberOfFrames = frames
     data_set.PixelData = b"".join(few[index % len(few)] for index in range(frames))
     out = io.BytesIO()

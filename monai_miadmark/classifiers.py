@@ -95,9 +95,9 @@ class _Branches(nn.Module):
 
 
 class TruncatedInception(nn.Module):
-    """Inception V3 (arXiv:1512.00567) up to the first of its blocks with 1 x 7 kernels, and a linear head.
+    """The first layers of Inception V3 (arXiv:1512.00567), at most up to its first block with 1 x 7 kernels, and a head.
 
-    What follows would be four fifths of the weights, and sees 6 x 6 cells of an image of 128 x 128. Layers stand in the
+    What follows would be five sixths of the weights, and sees 6 x 6 cells of an image of 128 x 128. Layers stand in the
     order in which Keras counts them.
 
     Args:

@@ -128,8 +128,8 @@ def descent_direction(guides: Sequence[Surrogate], clean: Tensor, images: Tensor
     """Where the margins of surrogates fall fastest (FGSM, arXiv:1412.6572, without the sign), one after the other.
 
     The first is asked about the clean image, each further one about the image as it would look if it were marked by
-    what was said before: gradients say least about an image where they were taken. All go by the classes that the first
-    one takes the clean image for, and each counts alike whatever the scale of its logits.
+    what was said before: a gradient holds only near where it was taken. All go by the classes that the first one takes
+    the clean image for, and each counts alike whatever the scale of its logits.
 
     Args:
         guides: the surrogates, of the same classes; none give zeros.

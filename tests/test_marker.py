@@ -132,6 +132,10 @@ class TestBundleMarker:
         met = load_marker(root, exclude=("plain",)).specialist("fundus", pictures())
         with pytest.raises(ValueError, match="needs a generator"):
             met.perturber(PRESETS["fast"])
+        # Guides are left out with their architectures, those that only guide as well.
+        for left_out, guides in (("resnet", ["inception_robust"]), ("inception", ["resnet_robust"])):
+            fewer = load_marker(root, exclude=(left_out,)).specialist("fundus", pictures())
+            assert [guide.name for guide in fewer.guides.surrogates] == guides
         strange = load_marker(root, exclude=("mobilenet",)).specialist("fundus", pictures())
         assert isinstance(strange.perturber(PRESETS["fast"]), GeneratorPerturber)
 
