@@ -95,7 +95,7 @@ class _Branches(nn.Module):
 
 
 class TruncatedInception(nn.Module):
-    """The first layers of Inception V3 (arXiv:1512.00567), at most up to its first block with 1 x 7 kernels, and a head.
+    """The first layers of Inception V3 (arXiv:1512.00567), at most up to a block with 1 x 7 kernels, and a head.
 
     What follows would be five sixths of the weights, and sees 6 x 6 cells of an image of 128 x 128. Layers stand in the
     order in which Keras counts them.
