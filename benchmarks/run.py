@@ -26,6 +26,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import images
+import numpy as np
 
 REPORT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 MIB = 1 << 20
@@ -314,11 +315,46 @@ def memory(folder: Path, options: argparse.Namespace) -> Section:
     return Section("Peak memory (ru_maxrss of a process of its own)", ratios, head, rows)
 
 
+def peers(folder: Path, options: argparse.Namespace) -> Section:
+    """Marks by the generator against MI-DI-TI-FGSM on the same image of 128 x 128, one model left out."""
+    import torch
+
+    from monai_miadmark.evaluation.peers import PEERS
+    from monai_miadmark.exact import apply_mark
+    from monai_miadmark.image import Bounds, StoredImage, Window
+    from monai_miadmark.marker import load_marker
+    from monai_miadmark.marking import make_mark
+    from monai_miadmark.options import ProtectOptions
+
+    # Two images for three methods: each gets the other one in each turn, since what guides said about the last is kept.
+    pixels = [np.clip(images.pixels(128, seed) / 8, 0, 255).astype(np.uint8)[None, ..., None] for seed in range(2)]
+    sources = cycle([StoredImage(values, Bounds(0, 255), Window(0, 255)) for values in pixels])
+    marker = load_marker(exclude=("densenet",))
+    specialist = marker.specialist("brain_mri", np.zeros((1, 1, 8, 8), np.float32))
+    methods = {"fast": (marker, ProtectOptions("fast", modality="brain_mri"))}
+    for name in ("MI-DI-TI-FGSM", "MI-DI-TI-FGSM, robust surrogates as well"):
+        methods[name] = PEERS[name].marker(specialist, torch.zeros(1)), PEERS[name].options("brain_mri", 29.0)
+
+    def work(name: str) -> None:
+        image, (by, chosen) = next(sources), methods[name]
+        apply_mark(image, make_mark(image, chosen, by, bytes(32)))
+
+    measured = in_turns(max(3, options.repeat // 3), [lambda n=name: work(n) for name in methods])
+    times = dict(zip(methods, measured, strict=True))
+    ratios = [
+        Ratio(f"time of {name} as a multiple of the preset fast", f"{times[name].cpu / times['fast'].cpu:.1f}")
+        for name in list(methods)[1:]
+    ]
+    rows = [[name, *_shown(took)] for name, took in times.items()]
+    return Section("A mark on a gray image of 128 x 128", ratios, ["method", "CPU ms", "wall ms"], rows)
+
+
 SECTIONS: dict[str, Callable[[Path, argparse.Namespace], Section]] = {
     "load": load,
     "remove": remove,
     "protect": protect,
     "record": record,
+    "peers": peers,
     "memory": memory,
 }
 

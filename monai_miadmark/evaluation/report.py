@@ -179,7 +179,7 @@ def _cell(rows: Sequence[Row]) -> str:
 _COSTS = {
     "PSNR outside logo": ("psnr", "{:.2f} dB"),
     "SSIM outside logo": ("ssim", "{:.3f}"),
-    "time an image": ("seconds", "{:.2f} s"),
+    "time an image": ("seconds", "{:.3g} s"),
 }
 
 
@@ -204,7 +204,7 @@ _FIGURES = {
     "ms_ssim_whole": ("MS-SSIM", "{:.3f}"),
     "restored_identical": ("restored bit for bit", "{:.1%}"),
     "record_bytes": ("record", "{:.0f} bytes"),
-    "seconds_per_image": ("time an image", "{:.2f} s"),
+    "seconds_per_image": ("time an image", "{:.3g} s"),
 }
 
 _OVERVIEW_FIGURES = ("psnr_outside_logo", "ssim_outside_logo", "ssim_region", "restored_identical")
