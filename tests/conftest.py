@@ -12,8 +12,8 @@ import pytest
 from monai_miadmark.keys import generate_identity, generate_signer, save_key_pair
 
 # With PyTorch 2.13.0, training networks as tiny as those of the tests ends in aborts and segmentation faults on
-# processors that have AVX2 and no AVX-512; oneDNN's kernels of the generation before compute the same. It reads this when
-# it is first used. Networks of a usual width have been trained on such processors.
+# processors that have AVX2 and no AVX-512. The kernels that oneDNN has for the generation before do not; it reads this
+# when it is first used. Networks of a usual width have been trained on such processors as they are.
 _CPU = Path("/proc/cpuinfo")
 if _CPU.is_file() and "avx512" not in _CPU.read_text():
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX")
