@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from monai_miadmark.generator import led_field, to_mean_one
-from monai_miadmark.stacks import as_tensor, beside_each_other
+from monai_miadmark.stacks import as_tensor, beside_each_other, one_or_three
 from monai_miadmark.surrogates import Surrogate, SurrogateEnsemble, attack_margin, to_square
 
 __all__ = ["Guides", "descent_direction", "enlarged", "folded", "guides_among"]
@@ -96,7 +96,7 @@ class Guides:
         further = self.quick[1:]
 
         def of_part(part: slice) -> NDArray[np.float32]:
-            x, amplitude = self._planes(images[part]), as_tensor(budget[part], self.device)
+            x, amplitude = one_or_three(as_tensor(images[part], self.device)), as_tensor(budget[part], self.device)
             said, posterior = (as_tensor(a[part], self.device) for a in (told, posteriors))
             return np.asarray(_followed(further, said, posterior, x, amplitude).cpu().numpy(), np.float32)
 
@@ -110,18 +110,13 @@ class Guides:
             first = self.quick[0]
 
             def of_part(part: slice) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-                said = _descent_as_seen(first, _seen(self.quick, self._planes(clean[part])))
+                said = _descent_as_seen(first, _seen(self.quick, one_or_three(as_tensor(clean[part], self.device))))
                 return tuple(np.asarray(t.cpu().numpy(), np.float32) for t in said)  # type: ignore[return-value]
 
             parts = list(beside_each_other(of_part, len(clean), self.device))
             told, posteriors = (np.concatenate([part[i] for part in parts]) for i in range(2))
             self._last = last = key, told, posteriors
         return last[1:]
-
-    def _planes(self, images: NDArray[np.float32]) -> Tensor:
-        """Images as surrogates take them, ``(B, 1 or 3, h, w)``."""
-        x = as_tensor(images, self.device)
-        return x if x.shape[1] in (1, 3) else x.mean(1, True)
 
 
 def descent_direction(guides: Sequence[Surrogate], clean: Tensor, images: Tensor, budget: Tensor) -> Tensor:

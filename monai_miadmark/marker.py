@@ -22,9 +22,19 @@ from monai_miadmark.gradient_steps import GradientPerturber
 from monai_miadmark.marking import Perturber
 from monai_miadmark.options import Preset
 from monai_miadmark.perturbers import GeneratorPerturber
+from monai_miadmark.stacks import as_tensor, one_or_three
 from monai_miadmark.surrogates import SurrogateEnsemble, robust_name
 
-__all__ = ["HASHES", "BundleMarker", "EnsembleMarker", "bundle_root", "check_weights", "load_config", "load_marker"]
+__all__ = [
+    "HASHES",
+    "BundleMarker",
+    "EnsembleMarker",
+    "bundle_root",
+    "check_weights",
+    "load_config",
+    "load_marker",
+    "surrogates_without",
+]
 
 HASHES = "SHA256SUMS"
 """File in ``models/`` that names every weight file with its SHA-256, as ``sha256sum`` writes it."""
@@ -125,10 +135,9 @@ class BundleMarker:
             raise ValueError(f"modality must be auto or one of {', '.join(self.modes)}, not {modality!r}")
         if name not in self._specialists:
             parser = load_config(self.root, dataset=name)
-            names = [n for n in parser["victim_names"] if n not in self.exclude]
-            aside = [n for n in parser["aside_names"] if n not in self.exclude]
-            robust = [robust_name(n) for n in (*parser["robust_names"], *aside) if n in names or n in aside]
-            check_weights(self.root / "models", [f"{name}_{n}.pt" for n in (*names, *robust)])
+            names, robust, aside = surrogates_without(parser, self.exclude)
+            forms = [*names, *map(robust_name, (*robust, *aside))]
+            check_weights(self.root / "models", [f"{name}_{n}.pt" for n in forms])
             parser["surrogate_names"], parser["aside_names"] = names, aside
             ensemble = _built(parser, "ensemble").to(self.device)
             self._specialists[name] = EnsembleMarker(
@@ -149,9 +158,7 @@ class BundleMarker:
         fitting = [i for i, mode in enumerate(self.modes.values()) if (mode == "RGB") == color] or range(len(names))
         if len(fitting) == 1:
             return names[fitting[0]]
-        x = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
-        x = x if color else x.mean(1, keepdim=True)
-        scores = self._router(x).log_softmax(1).mean(0)
+        scores = self._router(one_or_three(as_tensor(images, self.device))).log_softmax(1).mean(0)
         return names[max(fitting, key=lambda i: float(scores[i]))]
 
 
@@ -166,6 +173,14 @@ def bundle_root() -> Path:
         if (place / "configs" / "networks.yaml").is_file():
             return place
     raise FileNotFoundError("the miadmark bundle is not installed with the package")
+
+
+def surrogates_without(parser: ConfigParser, exclude: Iterable[str] = ()) -> tuple[list[str], list[str], list[str]]:
+    """Architectures of an ensemble that leaves some out: its members, and those that it has in a robust form as well
+    and in that form alone."""
+    left_out = set(exclude)
+    names, aside = ([n for n in parser[key] if n not in left_out] for key in ("victim_names", "aside_names"))
+    return names, [n for n in parser["robust_names"] if n in names], aside
 
 
 def check_listed(models_dir: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from monai_miadmark.descent import Guides, enlarged
 from monai_miadmark.generator import LATENT_SIZE, PerturbationGenerator
-from monai_miadmark.stacks import as_tensor, beside_each_other
+from monai_miadmark.stacks import as_tensor, beside_each_other, one_or_three
 
 __all__ = ["GeneratorPerturber", "field_channels", "latent_tensor", "random_generator"]
 
@@ -67,8 +67,7 @@ class GeneratorPerturber:
 
         @torch.inference_mode()
         def field_of(part: slice) -> NDArray[np.float32]:
-            x, b = as_tensor(images[part], self.device), as_tensor(budget[part], self.device)
-            x = x if x.shape[1] in (1, 3) else x.mean(1, True)
+            x, b = one_or_three(as_tensor(images[part], self.device)), as_tensor(budget[part], self.device)
             descent = None if told is None else enlarged(as_tensor(told[part], self.device), x)
             field = self.generator(x, b, latents[part].to(self.device), descent)
             return np.asarray(field.cpu().numpy(), np.float32)

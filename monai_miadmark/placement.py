@@ -302,8 +302,7 @@ class _Search:
     ) -> dict[_Ink, tuple[float, _Place]]:
         """Effect and place of each ink that can be read somewhere on a slice; of those that can best, if none can."""
         places = _apart(free, alpha.shape, _PLACES)
-        inked = 2 * alpha.astype(int) >= alpha.max()
-        contrasts = {(at, ink): self.contrast(n, inked, at, ink) for at in places for ink in inks}
+        contrasts = {(at, ink): self.contrast(n, alpha, at, ink) for at in places for ink in inks}
         enough = min(_LEGIBLE, 0.5 * max(contrasts.values()))
         tried = [key for key, contrast in contrasts.items() if contrast >= enough]
         effects = [contrasts[key] for key in tried]
@@ -316,17 +315,13 @@ class _Search:
                 found[ink] = (effect, at)
         return found
 
-    def contrast(self, n: int, inked: NDArray[np.bool_], at: _Place, ink: _Ink) -> float:
+    def contrast(self, n: int, alpha: NDArray[np.uint8], at: _Place, ink: _Ink) -> float:
         """Difference between ink and what lies under it that nearly all inked cells exceed, 0 ... 1.
 
         Not the mean: a logo half of which is white on white has a good mean and cannot be read.
         """
-        under = self.clean[n, :, at[0] : at[0] + inked.shape[0], at[1] : at[1] + inked.shape[1]]
-        differences = np.abs(ink.shown - under[:, inked]).mean(0)
-        # The quantile, of which NumPy's own function takes several times as long for so few numbers.
-        rank, share = divmod(_LOST * (len(differences) - 1), 1)
-        two = np.partition(differences, (int(rank), min(int(rank) + 1, len(differences) - 1)))[int(rank) :][:2]
-        return float(two[0] + (two[-1] - two[0]) * share)
+        under = self.clean[n, :, at[0] : at[0] + alpha.shape[0], at[1] : at[1] + alpha.shape[1]]
+        return float(np.quantile(np.abs(ink.shown - under).mean(0)[2 * alpha.astype(int) >= alpha.max()], _LOST))
 
     def drawing(
         self,
@@ -357,8 +352,7 @@ class _Search:
 
     def legible(self, judged: Sequence[int], alpha: NDArray[np.uint8], positions: NDArray[np.int32], ink: _Ink) -> int:
         """Slices, out of some, on which a drawing can be read."""
-        inked = 2 * alpha.astype(int) >= alpha.max()
-        return sum(self.contrast(n, inked, _at(positions, n), ink) >= _LEGIBLE for n in judged)
+        return sum(self.contrast(n, alpha, _at(positions, n), ink) >= _LEGIBLE for n in judged)
 
     def moved(
         self, first: NDArray[np.uint8], positions: NDArray[np.int32], drawing: NDArray[np.uint8]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from monai_miadmark.threads import in_threads
 
-__all__ = ["BATCH", "as_tensor", "batches", "beside_each_other", "three_channels"]
+__all__ = ["BATCH", "as_tensor", "batches", "beside_each_other", "one_or_three", "three_channels"]
 
 T = TypeVar("T")
 
@@ -50,6 +50,11 @@ def beside_each_other(work: Callable[[slice], T], count: int, device: torch.devi
 def as_tensor(array: NDArray[np.float32], device: torch.device) -> Tensor:
     """The array as a tensor on a device."""
     return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+
+def one_or_three(images: Tensor) -> Tensor:
+    """Gray or color as it is, ``(B, 1 or 3, h, w)``; two or four channels averaged."""
+    return images if images.shape[1] in (1, 3) else images.mean(1, keepdim=True)
 
 
 def three_channels(images: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from monai_miadmark.datasets import data_list
 from monai_miadmark.evaluation.protected import ProtectedSet, display, protect_set
-from monai_miadmark.marker import check_listed, load_config, load_marker
+from monai_miadmark.marker import check_listed, load_config, load_marker, surrogates_without
 from monai_miadmark.marking import Marker
 from monai_miadmark.options import ProtectOptions
 from monai_miadmark.surrogates import Surrogate, robust_name
@@ -165,9 +165,8 @@ class Study:
     def _key(self, exclude: tuple[str, ...]) -> str:
         """File name of a set: readable, with a digest of everything that it depends on."""
         hashes = check_listed(self.root / "models")
-        asked = [name for name in self.names if name not in exclude]
-        robust = [name for name in self.parser["robust_names"] if name in asked]
-        asked += [robust_name(name) for name in (*robust, *self.parser["aside_names"]) if name not in exclude]
+        names, robust, aside = surrogates_without(self.parser, exclude)
+        asked = [*names, *map(robust_name, (*robust, *aside))]
         facts = {
             "options": {**asdict(self.options), "preset": asdict(self.options.strength)},
             "weights": [hashes[f"{self.dataset}_{name}.pt"] for name in asked],
