@@ -10,7 +10,7 @@ from efficientnet_lite_pytorch.utils import BlockArgs, GlobalParams
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["INVERTED", "STAGES", "ThinResNet", "TruncatedInception", "mobilenet_v2"]
+__all__ = ["INVERTED", "STAGES", "Bottleneck", "ThinResNet", "TruncatedInception", "mobilenet_v2"]
 
 STAGES = ((32, 3), (64, 4), (128, 6), (256, 3))
 """Width inside the bottlenecks of each stage of the residual network, and how many of them there are."""
@@ -19,7 +19,7 @@ INVERTED = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 
 """Stages of MobileNetV2 (arXiv:1801.04381, table 2): expansion, channels, blocks, stride of the first of them."""
 
 
-class _Bottleneck(nn.Module):
+class Bottleneck(nn.Module):
     """Three convolutions beside a shortcut; the first of them strides, as in the original (arXiv:1512.03385)."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
@@ -56,7 +56,7 @@ class ThinResNet(nn.Module):
         blocks, channels = [], 64
         for stage, (width, count) in enumerate(STAGES):
             for number in range(count):
-                blocks.append(_Bottleneck(channels, width, 2 if stage and not number else 1))
+                blocks.append(Bottleneck(channels, width, 2 if stage and not number else 1))
                 channels = 4 * width
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(channels, num_classes)

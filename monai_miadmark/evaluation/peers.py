@@ -160,6 +160,7 @@ def _mi_di_ti(marker: EnsembleMarker, images: Tensor, robust: bool = False) -> M
         settling=0.0,
         persistence=0,
         coarse=0.0,
+        branches=1.0,
         device=marker.device,
     )
     return PeerMarker(marker.critic, made)
