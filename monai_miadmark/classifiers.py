@@ -8,7 +8,6 @@ import torch
 from efficientnet_lite_pytorch import EfficientNet
 from efficientnet_lite_pytorch.utils import BlockArgs, GlobalParams
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 __all__ = ["INVERTED", "STAGES", "Bottleneck", "ThinResNet", "TruncatedInception", "mobilenet_v2"]
 
@@ -29,10 +28,12 @@ class Bottleneck(nn.Module):
         self.expand = nn.Conv2d(width, 4 * width, 1)
         same = channels == 4 * width
         self.shortcut = nn.Identity() if same else nn.Conv2d(channels, 4 * width, 1, stride)
+        self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        around = self.shortcut(x)
-        return F.relu(self.expand(F.relu(self.middle(F.relu(self.reduce(x))))) + around)
+        around, relu = self.shortcut(x), self.relu
+        passed: Tensor = relu(self.expand(relu(self.middle(relu(self.reduce(x))))) + around)
+        return passed
 
 
 class ThinResNet(nn.Module):
@@ -51,6 +52,7 @@ class ThinResNet(nn.Module):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 64, 7, 2, padding=3)
+        self.relu = nn.ReLU()
         # A window more where the stride leaves a rest, as padding "same" of other frameworks has it.
         self.pool = nn.MaxPool2d(3, 2, ceil_mode=True)
         blocks, channels = [], 64
@@ -63,7 +65,7 @@ class ThinResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
-        x = self.blocks(self.pool(F.relu(self.stem(x))))
+        x = self.blocks(self.pool(self.relu(self.stem(x))))
         logits: Tensor = self.head(x.mean((2, 3)))
         return logits
 

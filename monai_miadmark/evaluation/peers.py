@@ -161,6 +161,7 @@ def _mi_di_ti(marker: EnsembleMarker, images: Tensor, robust: bool = False) -> M
         persistence=0,
         coarse=0.0,
         branches=1.0,
+        softened=False,
         device=marker.device,
     )
     return PeerMarker(marker.critic, made)
