@@ -326,14 +326,16 @@ def peers(folder: Path, options: argparse.Namespace) -> Section:
     from monai_miadmark.marking import make_mark
     from monai_miadmark.options import ProtectOptions
 
-    # Two images for three methods: each gets the other one in each turn, since what guides said about the last is kept.
-    pixels = [np.clip(images.pixels(128, seed) / 8, 0, 255).astype(np.uint8)[None, ..., None] for seed in range(2)]
-    sources = cycle([StoredImage(values, Bounds(0, 255), Window(0, 255)) for values in pixels])
     marker = load_marker(exclude=("densenet",))
     specialist = marker.specialist("brain_mri", np.zeros((1, 1, 8, 8), np.float32))
     methods = {"fast": (marker, ProtectOptions("fast", modality="brain_mri"))}
-    for name in ("MI-DI-TI-FGSM", "MI-DI-TI-FGSM, robust surrogates as well"):
-        methods[name] = PEERS[name].marker(specialist, torch.zeros(1)), PEERS[name].options("brain_mri", 29.0)
+    for name in PEERS:
+        if name.startswith("MI-DI-TI-FGSM"):
+            methods[name] = PEERS[name].marker(specialist, torch.zeros(1)), PEERS[name].options("brain_mri", 29.0)
+    # One image more than methods: each gets another one in each turn, since what guides said about the last is kept.
+    seeds = range(len(methods) + 1)
+    pixels = [np.clip(images.pixels(128, seed) / 8, 0, 255).astype(np.uint8)[None, ..., None] for seed in seeds]
+    sources = cycle([StoredImage(values, Bounds(0, 255), Window(0, 255)) for values in pixels])
 
     def work(name: str) -> None:
         image, (by, chosen) = next(sources), methods[name]

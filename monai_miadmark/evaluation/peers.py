@@ -146,13 +146,13 @@ def _logo_options(dataset: str, psnr: float) -> ProtectOptions:
     return ProtectOptions(replace(PRESETS["standard"], footprint=0.0), region="auto", modality=dataset)
 
 
-def _mi_di_ti(marker: EnsembleMarker, images: Tensor, robust: bool = False) -> Marker:
+def _mi_di_ti(marker: EnsembleMarker, images: Tensor, robust: bool = False, steps: int = 10) -> Marker:
     members = list(marker.ensemble.members)
     if robust:
         members += [*marker.ensemble.robust, *marker.ensemble.aside]
     made = GradientPerturber(
         SurrogateEnsemble(members),  # type: ignore[arg-type]
-        10,
+        steps,
         diversity=[InputDiversity()],
         views=1,
         mix=(0.0, 1.0),
@@ -181,6 +181,7 @@ def _logo_alone(marker: EnsembleMarker, images: Tensor) -> Marker:
 
 PEERS: dict[str, Peer] = {
     "MI-DI-TI-FGSM": Peer(_flat_options(10), _mi_di_ti),
+    "MI-DI-TI-FGSM, 20 steps": Peer(_flat_options(20), partial(_mi_di_ti, steps=20)),
     "MI-DI-TI-FGSM, robust surrogates as well": Peer(_flat_options(10), partial(_mi_di_ti, robust=True)),
     "universal perturbation": Peer(_flat_options(1), _universal, fits=True),
     "logo alone": Peer(_logo_options, _logo_alone),
