@@ -8,8 +8,9 @@ import torch
 from efficientnet_lite_pytorch import EfficientNet
 from efficientnet_lite_pytorch.utils import BlockArgs, GlobalParams
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-__all__ = ["INVERTED", "STAGES", "Bottleneck", "ThinResNet", "TruncatedInception", "mobilenet_v2"]
+__all__ = ["INVERTED", "STAGES", "ThinResNet", "TruncatedInception", "mobilenet_v2"]
 
 STAGES = ((32, 3), (64, 4), (128, 6), (256, 3))
 """Width inside the bottlenecks of each stage of the residual network, and how many of them there are."""
@@ -18,7 +19,7 @@ INVERTED = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 
 """Stages of MobileNetV2 (arXiv:1801.04381, table 2): expansion, channels, blocks, stride of the first of them."""
 
 
-class Bottleneck(nn.Module):
+class _Bottleneck(nn.Module):
     """Three convolutions beside a shortcut; the first of them strides, as in the original (arXiv:1512.03385)."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
@@ -28,12 +29,10 @@ class Bottleneck(nn.Module):
         self.expand = nn.Conv2d(width, 4 * width, 1)
         same = channels == 4 * width
         self.shortcut = nn.Identity() if same else nn.Conv2d(channels, 4 * width, 1, stride)
-        self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        around, relu = self.shortcut(x), self.relu
-        passed: Tensor = relu(self.expand(relu(self.middle(relu(self.reduce(x))))) + around)
-        return passed
+        around = self.shortcut(x)
+        return F.relu(self.expand(F.relu(self.middle(F.relu(self.reduce(x))))) + around)
 
 
 class ThinResNet(nn.Module):
@@ -52,20 +51,19 @@ class ThinResNet(nn.Module):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 64, 7, 2, padding=3)
-        self.relu = nn.ReLU()
         # A window more where the stride leaves a rest, as padding "same" of other frameworks has it.
         self.pool = nn.MaxPool2d(3, 2, ceil_mode=True)
         blocks, channels = [], 64
         for stage, (width, count) in enumerate(STAGES):
             for number in range(count):
-                blocks.append(Bottleneck(channels, width, 2 if stage and not number else 1))
+                blocks.append(_Bottleneck(channels, width, 2 if stage and not number else 1))
                 channels = 4 * width
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
-        x = self.blocks(self.pool(self.relu(self.stem(x))))
+        x = self.blocks(self.pool(F.relu(self.stem(x))))
         logits: Tensor = self.head(x.mean((2, 3)))
         return logits
 

@@ -17,7 +17,6 @@ from monai_miadmark import stacks
 from monai_miadmark.budget import Visibility
 from monai_miadmark.diversity import BlockShuffle, Diversity, InputDiversity, gaussian_blur
 from monai_miadmark.generator import to_mean_one
-from monai_miadmark.lent_gradients import lending
 from monai_miadmark.perturbers import GeneratorPerturber, field_channels, random_generator
 from monai_miadmark.soft_likeness import SoftLikeness, away_from_logo
 from monai_miadmark.stacks import as_tensor, beside_each_other, three_channels
@@ -35,7 +34,6 @@ _FAR = -4.0
 class GradientPerturber:
     """Momentum sign steps on the ensemble (MI-FGSM, arXiv:1710.06081) with diverse views of the image.
 
-    Their gradients prefer shortcuts and soften rectifiers (SGM, BPA): what is a network's own counts less.
     Gradients as they are and gradients smoothed over 1.5 cells (TI-FGSM, arXiv:1904.02884) are added, because different
     victims are sensitive to different frequencies. A share of the field is coarse: SSIM takes what changes slowly for
     brightness and hardly counts it, and some victims see little else. Steps go against what the field uses up of the
@@ -61,9 +59,6 @@ class GradientPerturber:
         coarse: share of the field, in [0, 1), that lies on a grid of 16 cells along the longer side.
         visibility: the likeness with which the field will be shown; ``None`` if steps are to know of none.
         thrift: weight of the gradient of what is used up of it, as a share of the other gradients.
-        branches: share of the gradients of views that residual branches of surrogates leave, in (0, 1]; see
-            :func:`monai_miadmark.lent_gradients.lending`. The last steps take gradients as they are.
-        softened: whether rectifiers pass more of them on than they would; the same holds.
         device: where it runs.
 
     Raises:
@@ -86,8 +81,6 @@ class GradientPerturber:
         coarse: float = 0.33,
         visibility: Visibility | None = None,
         thrift: float = 0.3,
-        branches: float = 0.5,
-        softened: bool = True,
         device: torch.device | str = "cpu",
     ) -> None:
         if steps < 1:
@@ -99,7 +92,7 @@ class GradientPerturber:
         self.steps, self.start, self.step_size, self.decay = steps, start, step_size, decay
         self.diversity, self.views, self.mix, self.coarse = tuple(diversity), views, mix, coarse
         # Robust surrogates are asked about views like the others; the last steps are for those that are to be misled.
-        self.asked = [lending(member, branches, softened) for member in (*ensemble.members, *ensemble.robust)]
+        self.asked = [*ensemble.members, *ensemble.robust]
         self.members_per_step = members_per_step or len(self.asked)
         self.visibility, self.thrift = visibility, thrift
         self.settled, self.persistence = steps - round(settling * steps), persistence

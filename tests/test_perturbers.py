@@ -224,7 +224,7 @@ class TestGradientSteps:
         group, images, budget = ensemble(), pictures(4), flat_budget(4)
         few, many = (
             effect(
-                GradientPerturber(group, n, diversity=(), softened=False).perturb(images, images, budget, LATENT),
+                GradientPerturber(group, n, diversity=()).perturb(images, images, budget, LATENT),
                 images,
                 budget,
                 group,
@@ -278,6 +278,7 @@ class TestGradientSteps:
     @pytest.mark.parametrize(("asked", "each"), [(None, [6, 6, 6]), (2, [4, 4, 4]), (1, [2, 2, 2]), (7, [6, 6, 6])])
     def test_surrogates_take_turns(self, asked: int | None, each: list[int]) -> None:
         group, counts = ensemble(3), [0, 0, 0]
+        made = GradientPerturber(group, 6, diversity=(), members_per_step=asked, settling=0.0, persistence=0)
         posterior = group.posterior  # asks all of them once
         group.posterior = lambda images: (posterior(images), counts.__setitem__(slice(None), [0, 0, 0]))[0]
 
@@ -289,17 +290,16 @@ class TestGradientSteps:
 
         for number, member in enumerate(group.members):
             member.register_forward_hook(count(number))
-        made = GradientPerturber(group, 6, diversity=(), members_per_step=asked, settling=0.0, persistence=0)
         made.perturb(pictures(), pictures(), flat_budget(), LATENT)
         assert counts == each
 
     @pytest.mark.parametrize(("settling", "last"), [(0.0, 0), (0.25, 2), (1.0, 8)])
     def test_last_steps_ask_all_surrogates_about_the_image_itself(self, settling: float, last: int) -> None:
         group = ensemble(3)
+        made = GradientPerturber(group, 8, members_per_step=1, settling=settling, persistence=0)
         batches: list[list[int]] = [[], [], []]
         for number, member in enumerate(group.members):
             member.register_forward_hook(lambda _, given, __, n=number: batches[n].append(len(given[0])))
-        made = GradientPerturber(group, 8, members_per_step=1, settling=settling, persistence=0)
         made.perturb(pictures(), pictures(), flat_budget(), LATENT)
         count = len(pictures())
         for asked in batches:  # the first call of each is the one that asks what it sees in the clean images

@@ -160,8 +160,6 @@ def _mi_di_ti(marker: EnsembleMarker, images: Tensor, robust: bool = False, step
         settling=0.0,
         persistence=0,
         coarse=0.0,
-        branches=1.0,
-        softened=False,
         device=marker.device,
     )
     return PeerMarker(marker.critic, made)
