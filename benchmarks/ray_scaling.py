@@ -191,6 +191,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.run is not None:
         print(json.dumps(job(options.run, options.engine, options.workers, options.preset)))
+    elif options.limits and os.environ.get("OMP_NUM_THREADS") != "1":
+        # Libraries read it when they are loaded; a thread that waits for another one would count as work.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, __file__, "--limits"], check=True, env=environment)
     elif options.limits:
         limits()
     else:

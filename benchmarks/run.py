@@ -316,7 +316,7 @@ def memory(folder: Path, options: argparse.Namespace) -> Section:
 
 
 def peers(folder: Path, options: argparse.Namespace) -> Section:
-    """Marks by the generator against MI-DI-TI-FGSM on the same image of 128 x 128, one model left out."""
+    """Marks by the generator against MI-DI-TI-FGSM on gray images of 128 x 128, one model left out."""
     import torch
 
     from monai_miadmark.evaluation.peers import PEERS

@@ -96,6 +96,13 @@ class TestUniversal:
         assert first.shape == (1, 32, 32) and torch.equal(state, torch.get_rng_state())
 
 
+def gradient_peer(name: str, marker: EnsembleMarker) -> GradientPerturber:
+    peer = PEERS[name].marker(marker, torch.zeros(1, 1, 8, 8))
+    perturber = peer.specialist("auto", pictures()).perturber(PRESETS["standard"])
+    assert isinstance(perturber, GradientPerturber)
+    return perturber
+
+
 class TestPeers:
     @pytest.mark.parametrize("name", PEERS)
     def test_options_name_data_set_and_likeness(self, name: str) -> None:
@@ -129,21 +136,15 @@ class TestPeers:
         members = list(marker.ensemble.members)
         helped = SurrogateEnsemble(members, members[:1], members[1:2])  # type: ignore[arg-type]
         marker = EnsembleMarker(None, helped)
-        made = PEERS["MI-DI-TI-FGSM"].marker(marker, torch.zeros(1, 1, 8, 8)).specialist("auto", pictures())
-        perturber = made.perturber(PRESETS["standard"])
-        assert isinstance(perturber, GradientPerturber)
+        perturber = gradient_peer("MI-DI-TI-FGSM", marker)
         assert (perturber.steps, perturber.views, perturber.mix) == (10, 1, (0.0, 1.0))
         assert list(perturber.ensemble.members) == members == perturber.asked and CLASSES == 3
-        name = "MI-DI-TI-FGSM, robust surrogates as well"
-        same = PEERS[name].marker(marker, torch.zeros(1, 1, 8, 8)).specialist("auto", pictures())
-        assert same.perturber(PRESETS["standard"]).asked == [*members, *members[:2]]
+        assert gradient_peer("MI-DI-TI-FGSM, robust surrogates as well", marker).asked == [*members, *members[:2]]
 
     def test_the_longer_gradient_peer_differs_in_its_steps_alone(self, marker: EnsembleMarker) -> None:
         made = []
         for name, steps in (("MI-DI-TI-FGSM", 10), ("MI-DI-TI-FGSM, 20 steps", 20)):
-            peer = PEERS[name].marker(marker, torch.zeros(1, 1, 8, 8))
-            perturber = peer.specialist("auto", pictures()).perturber(PRESETS["standard"])
-            assert isinstance(perturber, GradientPerturber)
+            perturber = gradient_peer(name, marker)
             assert perturber.steps == PEERS[name].options("skin", 30.0).strength.steps == steps
             made.append((perturber.views, perturber.mix, perturber.coarse, perturber.settled - steps, perturber.asked))
         assert made[0] == made[1]

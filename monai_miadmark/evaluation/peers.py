@@ -146,7 +146,11 @@ def _logo_options(dataset: str, psnr: float) -> ProtectOptions:
     return ProtectOptions(replace(PRESETS["standard"], footprint=0.0), region="auto", modality=dataset)
 
 
-def _mi_di_ti(marker: EnsembleMarker, images: Tensor, robust: bool = False, steps: int = 10) -> Marker:
+def _mi_di_ti(steps: int = 10, robust: bool = False) -> Peer:
+    return Peer(_flat_options(steps), partial(_mi_di_ti_marker, steps=steps, robust=robust))
+
+
+def _mi_di_ti_marker(marker: EnsembleMarker, images: Tensor, steps: int, robust: bool) -> Marker:
     members = list(marker.ensemble.members)
     if robust:
         members += [*marker.ensemble.robust, *marker.ensemble.aside]
@@ -178,9 +182,9 @@ def _logo_alone(marker: EnsembleMarker, images: Tensor) -> Marker:
 
 
 PEERS: dict[str, Peer] = {
-    "MI-DI-TI-FGSM": Peer(_flat_options(10), _mi_di_ti),
-    "MI-DI-TI-FGSM, 20 steps": Peer(_flat_options(20), partial(_mi_di_ti, steps=20)),
-    "MI-DI-TI-FGSM, robust surrogates as well": Peer(_flat_options(10), partial(_mi_di_ti, robust=True)),
+    "MI-DI-TI-FGSM": _mi_di_ti(),
+    "MI-DI-TI-FGSM, 20 steps": _mi_di_ti(steps=20),
+    "MI-DI-TI-FGSM, robust surrogates as well": _mi_di_ti(robust=True),
     "universal perturbation": Peer(_flat_options(1), _universal, fits=True),
     "logo alone": Peer(_logo_options, _logo_alone),
     "random signs": Peer(_flat_options(1), _noise),
