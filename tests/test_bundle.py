@@ -350,6 +350,13 @@ class TestRuns:
         assert result["title"] == "fast, invisible, none" and result["section"] == "tune"
         assert (tmp_path / "out" / "results" / "brain_mri_tune_fast_invisible_none.json").is_file()
         assert not (root / "eval").exists()
+        part = {"part": [1, 3], "filters": {}, "output_dir": "$Path('part')"}
+        self.run(root, "evaluate.yaml", **options, **part)
+        (result,) = self.results(tmp_path / "part")
+        assert result["title"] == "fast, invisible, none, one image in 3, offset 1" and result["images"] == 1
+        assert (
+            tmp_path / "part" / "results" / "brain_mri_tune_fast_invisible_none_one_image_in_3_offset_1.json"
+        ).is_file()
 
     @pytest.mark.slow
     def test_attack_and_peers(self, tmp_path: Path) -> None:

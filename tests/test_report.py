@@ -72,7 +72,25 @@ class TestTables:
         assert "| setting | model | brain_mri | skin | mean |" in text
         assert "| black box | x | 90.0 > 20.0 % | 50.0 > 20.0 % | 70.0 > 20.0 % |" in text
         assert "**mean** | 90.0 > 30.0 % | 50.0 > 30.0 % | 70.0 > 30.0 %, restored = clean |" in text
-        assert "remover" not in text
+        assert "remover" not in text and "class" not in text
+
+    def test_classes_and_the_mean_of_them(self, tmp_path: Path) -> None:
+        """Of 10 images of one class and 2 of another, each class counts alike in the mean over classes."""
+
+        def told(victim: str, setting: str, many: float, few: float) -> dict[str, Any]:
+            parts = {"many": (10, many), "few": (2, few)}
+            classes = {name: {"images": n, "clean": 1.0, "protected": p} for name, (n, p) in parts.items()}
+            return row("skin", victim, 1.0, (10 * many + 2 * few) / 12, setting=setting, classes=classes)
+
+        rows = [told("x", "white box", 0.0, 0.0), told("x", "black box", 0.1, 1.0), told("y", "black box", 0.3, 0.5)]
+        rows.append(row("fundus", "x", 1.0, 0.5, setting="black box"))  # of an older run
+        write_json(tmp_path / "a.json", {"title": "t", "rows": rows})
+        text = write_tables(tmp_path)
+        assert "| data set | class | images | white box | black box |" in text
+        assert "| skin | many | 10 | 100.0 > 0.0 % | 100.0 > 20.0 % |" in text
+        assert "| skin | few | 2 | 100.0 > 0.0 % | 100.0 > 75.0 % |" in text
+        assert "| skin | **mean of classes** |  | 100.0 > 0.0 % | 100.0 > 47.5 % |" in text
+        assert "\n| fundus |" not in text
 
     def test_several_evaluations_are_compared(self, tmp_path: Path) -> None:
         """Means of the data sets' means; the best filter is the one that leaves most right answers over all of them."""

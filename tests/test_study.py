@@ -17,7 +17,7 @@ from doubles import NoiseMarker
 from image_sets import image_set
 from torch import Tensor, nn
 
-from monai_miadmark.datasets import DATA_ENV
+from monai_miadmark.datasets import DATA_ENV, class_names
 from monai_miadmark.evaluation.study import Study, accuracy
 from monai_miadmark.options import PRESETS, ProtectOptions
 from monai_miadmark.surrogates import Surrogate
@@ -53,7 +53,7 @@ class Counting:
 def noisy(root: Path, **more: Any) -> Study:
     """A study without networks in the marker."""
     options = more.pop("options", ProtectOptions(style="invisible", region="none", modality="brain_mri"))
-    return Study(root, "brain_mri", options, limit=1, **{"make_marker": Counting(), "variant": "noise", **more})
+    return Study(root, "brain_mri", options, **{"limit": 1, "make_marker": Counting(), "variant": "noise", **more})
 
 
 class ByBrightness(nn.Module):
@@ -186,10 +186,14 @@ class TestRows:
         assert maker.asked == [()] and [row["victim"] for row in rows] == list(VICTIMS)
         made = study.protected()
         for row in rows:
+            classes = row.pop("classes")
             assert {**row, "clean": 0, "protected": 0, "restored": 0} == {
                 **{"dataset": "brain_mri", "setting": "white box", "victim": row["victim"], "remover": ""},
                 **{"images": 4, "clean": 0, "protected": 0, "restored": 0},
             }
+            assert list(classes) == class_names("brain_mri") and {c["images"] for c in classes.values()} == {1}
+            for kind in ("clean", "protected"):
+                assert np.mean([c[kind] for c in classes.values()]) == row[kind]
             assert row["clean"] == row["restored"] == accuracy(study.victims[row["victim"]], made.clean, made.labels)
 
     def test_black_box_leaves_the_model_that_is_asked_out(self, root: Path) -> None:
@@ -201,9 +205,26 @@ class TestRows:
             (name, remover) for name in VICTIMS for remover in ("", "white", "nothing")
         ]
         for plain, white, nothing in zip(rows[::3], rows[1::3], rows[2::3], strict=True):
-            assert "restored" in plain and "restored" not in white
+            assert {"restored", "classes"} <= set(plain) and not {"restored", "classes"} & set(white)
             assert white["clean"] == white["protected"] == 0.25  # one answer for all
             assert (nothing["clean"], nothing["protected"]) == (plain["clean"], plain["protected"])
+
+    def test_each_class_counts_its_own_images(self, root: Path) -> None:
+        """Of a part of the images, in which classes have unequal shares and some are not there at all."""
+        study = noisy(root, part=(1, 3))
+        study.items = [*study.items, *noisy(root, limit=2).items[:2]]
+        made = study.protected()
+        names = class_names("brain_mri")
+        expected = {names[label]: int((made.labels == label).sum()) for label in sorted(set(made.labels))}
+        assert sum(expected.values()) == len(made) and 1 < len(expected) < 4
+        for row in study.white_box():
+            assert {name: counts["images"] for name, counts in row["classes"].items()} == expected
+            victim = study.victims[row["victim"]]
+            for label in set(made.labels):
+                here = made.labels == label
+                counts = row["classes"][names[label]]
+                assert counts["clean"] == accuracy(victim, made.clean[here], made.labels[here])
+                assert counts["protected"] == accuracy(victim, made.protected[here], made.labels[here])
 
     def test_of_the_generator_alone_only_strangers_can_be_asked(self, root: Path) -> None:
         """It was trained against the others, and nothing takes them out of it."""

@@ -16,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from monai_miadmark.datasets import data_list
+from monai_miadmark.datasets import class_names, data_list
 from monai_miadmark.evaluation.protected import ProtectedSet, display, protect_set
 from monai_miadmark.marker import check_listed, load_config, load_marker, surrogates_without
 from monai_miadmark.marking import Marker
 from monai_miadmark.options import ProtectOptions
 from monai_miadmark.surrogates import Surrogate, robust_name
 
-__all__ = ["Study", "accuracy"]
+__all__ = ["Study", "accuracy", "right_answers"]
 
 _BATCH = 32
 
@@ -32,28 +32,41 @@ Removers = Mapping[str, Callable[[Tensor], Tensor]]
 
 
 @torch.inference_mode()
-def accuracy(
+def right_answers(
     victim: nn.Module,
     images: NDArray[np.uint8],
     labels: NDArray[np.int64],
     remover: Callable[[Tensor], Tensor] | None = None,
-) -> float:
-    """Share of images that a model puts into the right class.
+) -> NDArray[np.bool_]:
+    """Which images a model puts into the right class.
 
     Args:
         victim: ``(B, C, H, W)`` in [0, 1] to logits.
         images: uint8 ``(N, H, W, C)``.
         labels: ``(N,)``.
         remover: applied to the images first.
+
+    Returns:
+        ``(N,)``.
     """
-    right = 0
+    parts = []
     for first in range(0, len(labels), _BATCH):
         batch = display(images[first : first + _BATCH])
         if remover is not None:
             batch = remover(batch)
         logits = victim(batch.to(next(victim.parameters()).device))
-        right += int((logits.argmax(1).cpu().numpy() == labels[first : first + _BATCH]).sum())
-    return right / len(labels)
+        parts.append(logits.argmax(1).cpu().numpy() == labels[first : first + _BATCH])
+    return np.concatenate(parts)
+
+
+def accuracy(
+    victim: nn.Module,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    remover: Callable[[Tensor], Tensor] | None = None,
+) -> float:
+    """Share of images that a model puts into the right class; arguments as for :func:`right_answers`."""
+    return float(right_answers(victim, images, labels, remover).mean())
 
 
 class Study:
@@ -149,18 +162,34 @@ class Study:
         remover: Callable[[Tensor], Tensor] | None = None,
     ) -> dict[str, Any]:
         victim = self.victims[name]
+        clean, protected = (right_answers(victim, x, made.labels, remover) for x in (made.clean, made.protected))
         row = {
             "dataset": self.dataset,
             "setting": setting,
             "victim": name,
             "remover": remover_name,
             "images": len(made),
-            "clean": accuracy(victim, made.clean, made.labels, remover),
-            "protected": accuracy(victim, made.protected, made.labels, remover),
+            "clean": float(clean.mean()),
+            "protected": float(protected.mean()),
         }
         if remover is None:
             row["restored"] = accuracy(victim, made.restored, made.labels)
+            row["classes"] = self._by_class(made.labels, clean, protected)
         return row
+
+    def _by_class(
+        self, labels: NDArray[np.int64], clean: NDArray[np.bool_], protected: NDArray[np.bool_]
+    ) -> dict[str, dict[str, float]]:
+        """Images of every class, and the share of right answers about them before and after protection."""
+        names = class_names(self.dataset)
+        return {
+            names[label]: {
+                "images": int(np.count_nonzero(labels == label)),
+                "clean": float(clean[labels == label].mean()),
+                "protected": float(protected[labels == label].mean()),
+            }
+            for label in np.unique(labels)
+        }
 
     def _key(self, exclude: tuple[str, ...]) -> str:
         """File name of a set: readable, with a digest of everything that it depends on."""
