@@ -386,6 +386,12 @@ def _add_evaluate(parser: _Parser) -> None:
     parser.add_argument("--style", choices=("visible", "invisible"), default="visible", help="default: visible")
     parser.add_argument("--section", choices=("val", "tune"), default="val", help="part of the images (default: val)")
     parser.add_argument("--limit", type=_positive, metavar="N", help="the first N images of each class (default: all)")
+    parser.add_argument(
+        "--every",
+        type=_positive,
+        metavar="N",
+        help="one image in N, in order of class and name, so that classes keep their shares (default: all)",
+    )
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle folder (default: the one of the package)")
     parser.add_argument("--page-only", action="store_true", help="measure nothing: the page of the results in OUT")
     parser.add_argument("--report-originals", action="store_true", help="show originals on the page")

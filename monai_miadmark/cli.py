@@ -419,7 +419,9 @@ def _evaluate(options: Namespace) -> int:
             if unknown := set(options.dataset) - set(found):
                 hint = f"{folder} has {', '.join(found)}"
                 raise UsageError(f"there is no data set {', '.join(sorted(unknown))}", hint)
-            wanted = evaluation_report.Measurement(options.preset, options.style, options.section, options.limit)
+            wanted = evaluation_report.Measurement(
+                options.preset, options.style, options.section, options.limit, options.every
+            )
             for name in options.dataset or found:
                 evaluation_report.measure(root, folder, name, wanted, options.out)
         shown = options.out / "pictures" if options.report_originals else None

@@ -287,12 +287,14 @@ class TestEvaluate:
         (root / "configs").mkdir(parents=True)
         (root / "configs" / "networks.yaml").write_text("modes: {brain_mri: L, skin: RGB}\n")
         result = (
-            "dict(title='t', dataset=@dataset, section=@section, images=@limit, rows=[], figures={'psnr_whole': 9.0})"
+            "dict(title='%d of %d' % tuple(@part), dataset=@dataset, section=@section, images=@limit, rows=[], "
+            "figures={'psnr_whole': 9.0})"
         )
         (root / "configs" / "evaluate.yaml").write_text(
             "imports:\n- $import os\n- $import monai_miadmark.evaluation.report as report\n"
             "- $from monai_miadmark.datasets import data_list\n- $from pathlib import Path\n"
-            "preset: none\nstyle: none\nsection: none\nlimit: null\noutput_dir: $Path(@bundle_root) / 'eval'\n"
+            "preset: none\nstyle: none\nsection: none\nlimit: null\npart: null\n"
+            "output_dir: $Path(@bundle_root) / 'eval'\n"
             "evaluate:\n- $data_list(@dataset, @section, limit=@limit)\n"
             f"- \"$report.write_json(@output_dir / 'results' / (@dataset + '_' + @preset + '.json'), {result})\"\n"
         )
@@ -309,7 +311,9 @@ class TestEvaluate:
             "skin_fast.json",
         ]
         page = (tmp_path / "out" / "report.html").read_text()
-        assert "skin: 7 images (val)" in page and "9.00 dB" in page
+        assert "skin: 7 images (val)" in page and "9.00 dB" in page and "0 of 1" in page
+        assert cli.main([*command, "--dataset", "skin", "--every", "3"]) == 0
+        assert "0 of 3" in (tmp_path / "out" / "report.html").read_text()
         assert cli.main([*command, "--dataset", "fundus"]) == 2
         assert cli.main(["evaluate", "nowhere", *command[2:]]) == 1
         assert not (root / "eval").exists() and "MIADMARK_DATA" not in __import__("os").environ
