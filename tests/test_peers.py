@@ -179,6 +179,19 @@ def test_rows_of_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(list((tmp_path / "sets").iterdir())) == len(rows)
 
 
+def test_peers_mark_the_very_images_of_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a part of the images this part alone."""
+    root = tiny_bundle(tmp_path, weights=True)
+    monkeypatch.setenv(DATA_ENV, str(image_set(tmp_path / "data", train=2, val=2)))
+    monkeypatch.setattr(peer_study, "PEERS", {"random signs": PEERS["random signs"]})
+    options = ProtectOptions("fast", modality="brain_mri")
+    study = Study(root, "brain_mri", options, part=(1, 3), make_marker=lambda exclude: NoiseMarker())
+    assert 1 < len(study.items) < 8
+    rows = peer_study.peer_rows(study)
+    assert {row["method"] for row in rows} == {"MIAD-MARK", "random signs"}
+    assert {row["images"] for row in rows} == {len(study.items)}
+
+
 def _fitted(marker: EnsembleMarker, images: torch.Tensor) -> PeerMarker:
     """The universal perturbation after a few steps on the images that a study hands it."""
     assert images.shape[1:] == (1, 32, 32) and len(images) >= 4 and 0 <= images.min() and images.max() <= 1

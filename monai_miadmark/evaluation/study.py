@@ -102,9 +102,10 @@ class Study:
     ) -> None:
         self.root, self.dataset, self.section, self.limit, self.seed = Path(root), dataset, section, limit, seed
         self.options = options or ProtectOptions(modality=dataset)
-        self.cache = Path(cache) if cache else None
+        self.part, self.cache = part, Path(cache) if cache else None
         self.device, self.variant = torch.device(device), variant
         self.items = data_list(dataset, section, limit=limit)[part[0] :: part[1]]
+        self.classes = class_names(dataset)
         self.parser = load_config(self.root, dataset=dataset)
         self.names: list[str] = list(self.parser.get_parsed_content("victim_names"))
         self.mode: str = self.parser.get_parsed_content("modes")[dataset]
