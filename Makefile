@@ -26,8 +26,7 @@ NSFWJS := $(INITIAL)/nsfwjs-4.2.1.tgz
 RUN := $(abspath $(BIN))/python -m monai.bundle run --bundle_root . --config_file
 NETWORKS := 'configs/networks.yaml'
 EVALUATION := $(NETWORKS),'configs/evaluate.yaml'
-COMMA := ,
-FIRST := $(if $(LIMIT),--limit $(LIMIT)) $(if $(EVERY),--part "[0$(COMMA)$(EVERY)]")
+SAMPLE := $(LIMIT:%=--limit %) $(EVERY:%=--part "[0,%]")
 MODALITIES := brain_mri fundus skin
 
 .DEFAULT_GOAL := help
@@ -132,17 +131,17 @@ train: $(STAMP) pretrained ## train classifiers, router and generator anew (hour
 
 results: $(STAMP) ## measure what docs/results.md reports (very long; EVERY=4: one image in 4; LIMIT=12: 12 of each class)
 	cd $(BUNDLE) && set -e && for set in $(MODALITIES); do \
-	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(FIRST); \
-	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(FIRST) --preset subtle; \
-	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(FIRST) --preset strong; \
-	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(FIRST) --preset fast; \
-	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(FIRST) --style invisible; \
-	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(FIRST) --logo emblem; \
-	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(FIRST) --logo banner; \
-	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(FIRST) --region_budget 0; \
+	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(SAMPLE); \
+	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(SAMPLE) --preset subtle; \
+	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(SAMPLE) --preset strong; \
+	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(SAMPLE) --preset fast; \
+	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(SAMPLE) --style invisible; \
+	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(SAMPLE) --logo emblem; \
+	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(SAMPLE) --logo banner; \
+	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(SAMPLE) --region_budget 0; \
 	  for name in attack peers segment; do \
-	    $(RUN) "[$(EVALUATION),'configs/$$name.yaml']" --dataset $$set $(FIRST); done; \
-	  $(RUN) "[$(EVALUATION),'configs/peers.yaml']" --dataset $$set $(FIRST) --preset fast; done
+	    $(RUN) "[$(EVALUATION),'configs/$$name.yaml']" --dataset $$set $(SAMPLE); done; \
+	  $(RUN) "[$(EVALUATION),'configs/peers.yaml']" --dataset $$set $(SAMPLE) --preset fast; done
 
 clean: ## remove .venv and all that tools left
 	rm -rf $(VENV) $(LABEL_VENV) $(DEPLOY_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -389,6 +389,7 @@ def _add_evaluate(parser: _Parser) -> None:
     parser.add_argument(
         "--every",
         type=_positive,
+        default=1,
         metavar="N",
         help="one image in N, in order of class and name, so that classes keep their shares (default: all)",
     )

@@ -420,7 +420,7 @@ def _evaluate(options: Namespace) -> int:
                 hint = f"{folder} has {', '.join(found)}"
                 raise UsageError(f"there is no data set {', '.join(sorted(unknown))}", hint)
             wanted = evaluation_report.Measurement(
-                options.preset, options.style, options.section, options.limit, options.every
+                options.preset, options.style, options.section, options.limit, (0, options.every)
             )
             for name in options.dataset or found:
                 evaluation_report.measure(root, folder, name, wanted, options.out)

@@ -149,22 +149,26 @@ def _class_table(rows: Sequence[Row], datasets: Sequence[str]) -> str:
     Empty where rows do not tell classes apart. Where a class has few images, as in most data sets of medicine, the mean
     over classes says what the accuracy over all images hides.
     """
-    told = [row for row in rows if row.get("classes")]
+    told: list[Row] = [
+        {"dataset": row["dataset"], "setting": row["setting"], "class": label, **counts}
+        for row in rows
+        for label, counts in (row.get("classes") or {}).items()
+    ]
     settings = list(dict.fromkeys(row["setting"] for row in told))
     lines = []
     for name in datasets:
-        found: dict[str, dict[str, list[Row]]] = {}
-        for row in (row for row in told if row["dataset"] == name):
-            for label, counts in row["classes"].items():
-                by_setting = found.setdefault(label, {setting: [] for setting in settings})
-                by_setting[row["setting"]].append({"dataset": name, **counts})
-        for label, by_setting in found.items():
-            images = next(str(parts[0]["images"]) for parts in by_setting.values() if parts)
-            lines.append([name, label, images, *map(_cell, by_setting.values())])
-        if found:
-            means = ([row for by_setting in found.values() for row in by_setting[setting]] for setting in settings)
-            lines.append([name, "**mean of classes**", "", *map(_cell, means)])
+        here = [row for row in told if row["dataset"] == name]
+        for label in dict.fromkeys(row["class"] for row in here):
+            chosen = [row for row in here if row["class"] == label]
+            lines.append([name, label, str(chosen[0]["images"]), *_by_setting(chosen, settings)])
+        if here:
+            lines.append([name, "**mean of classes**", "", *_by_setting(here, settings)])
     return table(["data set", "class", "images", *settings], lines) if lines else ""
+
+
+def _by_setting(rows: Sequence[Row], settings: Sequence[str]) -> list[str]:
+    """``clean > protected`` in each setting."""
+    return [_cell([row for row in rows if row["setting"] == setting]) for setting in settings]
 
 
 def _remover_table(rows: Sequence[Row], datasets: Sequence[str]) -> str:

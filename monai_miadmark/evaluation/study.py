@@ -182,9 +182,8 @@ class Study:
         self, labels: NDArray[np.int64], clean: NDArray[np.bool_], protected: NDArray[np.bool_]
     ) -> dict[str, dict[str, float]]:
         """Images of every class, and the share of right answers about them before and after protection."""
-        names = class_names(self.dataset)
         return {
-            names[label]: {
+            self.classes[label]: {
                 "images": int(np.count_nonzero(labels == label)),
                 "clean": float(clean[labels == label].mean()),
                 "protected": float(protected[labels == label].mean()),

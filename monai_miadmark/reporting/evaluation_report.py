@@ -40,14 +40,14 @@ class Measurement:
         style: ``visible`` or ``invisible``.
         section: ``val`` to report, ``tune`` to choose.
         limit: at most so many images of each class; ``None`` for all.
-        every: of these one in so many, in order of class and name; ``None`` for all.
+        part: index and count: of so many equal parts of these only this one, every so many-th image.
     """
 
     preset: str = "standard"
     style: str = "visible"
     section: str = "val"
     limit: int | None = None
-    every: int | None = None
+    part: tuple[int, int] = (0, 1)
 
 
 def missing_packages() -> list[str]:
@@ -96,9 +96,7 @@ def measure(root: Path, folder: Path, dataset: str, wanted: Measurement, out: Pa
 
     parser = load_config(root, "networks.yaml", "evaluate.yaml", dataset=dataset)
     # Expressions of the configuration compute with a Path, which only an expression can make.
-    options = {**vars(wanted), "part": [0, wanted.every or 1], "output_dir": f"$Path({str(out.resolve())!r})"}
-    del options["every"]
-    parser.update(options)
+    parser.update({"output_dir": f"$Path({str(out.resolve())!r})", **vars(wanted)})
     with _data_from(folder):
         parser.get_parsed_content("evaluate")
 
