@@ -141,6 +141,7 @@ results: $(STAMP) ## measure what docs/results.md reports (very long; EVERY=4: o
 	  $(RUN) "[$(EVALUATION)]" --dataset $$set $(SAMPLE) --region_budget 0; \
 	  for name in attack peers segment; do \
 	    $(RUN) "[$(EVALUATION),'configs/$$name.yaml']" --dataset $$set $(SAMPLE); done; \
+	  $(RUN) "[$(EVALUATION),'configs/attack.yaml']" --dataset $$set $(SAMPLE) --region_budget 0; \
 	  $(RUN) "[$(EVALUATION),'configs/peers.yaml']" --dataset $$set $(SAMPLE) --preset fast; done
 
 clean: ## remove .venv and all that tools left
