@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from monai_miadmark.fonts import font_for, normalized
 
 __all__ = [
     "BUILT_IN_LOGOS",
@@ -90,7 +92,7 @@ class Logo:
 
 
 def render_text(text: str, height_px: int) -> NDArray[np.uint8]:
-    """Draw a text with the font that comes with Pillow.
+    """Draw a text with the first font that has all its characters.
 
     Args:
         text: one or more lines, at most 200 characters.
@@ -100,14 +102,15 @@ def render_text(text: str, height_px: int) -> NDArray[np.uint8]:
         uint8 alpha ``(height_px, width)``, cropped to the ink.
 
     Raises:
-        ValueError: nothing to draw, too much of it, or no height.
+        ValueError: nothing to draw, too much of it, characters that no font has, or no height.
     """
     if height_px < 1:
         raise ValueError(f"the height must be at least 1, not {height_px}")
     if not text.strip() or len(text) > _MAX_TEXT:
         raise ValueError(f"the text must have 1 to {_MAX_TEXT} characters")
     # Drawn larger than needed and averaged down: thin strokes keep their weight at a dozen cells.
-    font = ImageFont.load_default(size=max(8, _OVERSAMPLING * height_px))
+    text = normalized(text)
+    font = font_for(text, max(8, _OVERSAMPLING * height_px))
     left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).textbbox((0, 0), text, font=font)
     canvas = Image.new("L", (int(right - left) + 2, int(bottom - top) + 2))
     ImageDraw.Draw(canvas).text((1 - left, 1 - top), text, fill=255, font=font)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_miadmark.budget import Visibility
+from monai_miadmark.fonts import check_text
 
 __all__ = ["PRESETS", "Preset", "ProtectOptions"]
 
@@ -93,6 +94,8 @@ class ProtectOptions:
             raise ValueError(f"region_budget is a fraction of the window in [0, 1], not {self.region_budget}")
         if self.style == "visible" and self.logo is None and not self.text.strip():
             raise ValueError("a visible style needs a text or a logo")
+        if self.style == "visible" and (self.logo is None or str(self.logo) == "banner"):
+            check_text(self.text)  # here, because networks are read before a logo is drawn
 
     @property
     def strength(self) -> Preset:

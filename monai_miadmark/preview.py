@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from monai_miadmark.closeness import Closeness, InkWatch, compare
 from monai_miadmark.exact import apply_mark
+from monai_miadmark.fonts import normalized, readable_font
 from monai_miadmark.formats import carrier_for
 from monai_miadmark.image import StoredImage, displayed
 from monai_miadmark.marking import Marker, canonical_display, make_mark
@@ -143,8 +144,9 @@ def draw_preview(made: Preview, title: str) -> bytes:
     picture = Image.new("RGB", (width, top + max(1, len(styles)) * row), _PAPER)
     draw = ImageDraw.Draw(picture)
     where = f"slice {made.slice_number} of {made.slices}" if made.slices > 1 else ""
-    head = _fitting(f"{title}   {where}".rstrip(), font, width - 2 * _GAP)
-    draw.text((_GAP, _GAP // 2), head, fill=_INK, font=font)
+    head = normalized(f"{title}   {where}".rstrip())
+    of_head = readable_font(head, _FONT_SIZE)  # of a file's name, in any language
+    draw.text((_GAP, _GAP // 2), _fitting(head, of_head, width - 2 * _GAP), fill=_INK, font=of_head)
     about = "PSNR and SSIM outside the logo; answers are those of the models that marks are made against."
     draw.text((_GAP, _GAP // 2 + _LINE), _fitting(about, small, width - 2 * _GAP), fill=_QUIET, font=small)
 

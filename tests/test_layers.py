@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "compression",
         "datasets",
         "diversity",
+        "fonts",
         "generator",
         "image",
         "likeness",

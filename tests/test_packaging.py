@@ -61,6 +61,7 @@ def test_the_wheel_names_what_it_needs(wheel: zipfile.ZipFile) -> None:
     lines = wheel.read(f"monai_miadmark-{monai_miadmark.__version__}.dist-info/METADATA").decode().splitlines()
     extras = {line.removeprefix("Provides-Extra: ") for line in lines if line.startswith("Provides-Extra")}
     assert extras == {
+        "cjk",
         "completion",
         "demo",
         "dev",
@@ -79,7 +80,8 @@ def test_the_wheel_names_what_it_needs(wheel: zipfile.ZipFile) -> None:
     needed = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist")]
     # The default marker's ensemble has a network of this package; without it nothing can be protected.
     assert [line for line in needed if line.startswith("efficientnet-lite-pytorch>") and "extra" not in line]
-    wanted = "-e '.[dev,demo,pretrained,evaluation,dicom,gateway,tiff,interop,report,completion,docs,ray,remote,store]'"
+    extras = "dev,demo,pretrained,evaluation,dicom,gateway,tiff,interop,report,completion,docs,ray,remote,store,cjk"
+    wanted = f"-e '.[{extras}]'"
     assert wanted in (ROOT / "Makefile").read_text()
 
 
