@@ -3,8 +3,10 @@
 """What a caller may want to catch. Messages never hold a key, a pixel or a patient value."""
 
 __all__ = [
+    "LabelMapError",
     "MIADMarkError",
     "NotProtectedError",
+    "OutOfMemoryError",
     "SignatureError",
     "TamperedError",
     "UnsupportedImageError",
@@ -18,6 +20,14 @@ class MIADMarkError(Exception):
 
 class UnsupportedImageError(MIADMarkError):
     """The image is of a kind that cannot be protected and restored exactly; nothing was written."""
+
+
+class LabelMapError(UnsupportedImageError):
+    """The file holds labels (a segmentation or a mask), not an image; nothing was written."""
+
+
+class OutOfMemoryError(MIADMarkError):
+    """There was not enough memory to work on the file; that says nothing about the file, and nothing was written."""
 
 
 class NotProtectedError(MIADMarkError):

@@ -69,6 +69,8 @@ class ProtectOptions:
             stored samples.
         region_budget: largest amplitude inside the region, fraction of the display window in [0, 1]. ``None`` means 0
             (bit-identical) for a mask and 3/255 for ``auto``. With 0 the region is bit-identical in both cases.
+        allow_label_maps: protect segmentations and masks too, which are refused by default: a mark changes labels into
+            numbers that mean nothing.
         modality: which diagnostic models the mark is made against, by the marker's name for them, e.g. ``brain_mri``,
             ``fundus`` or ``skin``; ``auto`` goes by what the image looks like.
     """
@@ -80,6 +82,7 @@ class ProtectOptions:
     region: Literal["auto", "none"] | NDArray[np.bool_] = field(default="auto")
     region_budget: float | None = None
     modality: str = "auto"
+    allow_label_maps: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.preset, str) and self.preset not in PRESETS:

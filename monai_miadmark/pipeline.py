@@ -16,12 +16,13 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from monai_miadmark import seal
-from monai_miadmark.errors import NotProtectedError, TamperedError, UnsupportedImageError
+from monai_miadmark.errors import LabelMapError, NotProtectedError, TamperedError, UnsupportedImageError
 from monai_miadmark.exact import apply_mark
 from monai_miadmark.formats import carrier_for, carrier_named
 from monai_miadmark.formats.base import Carrier, OpenedSource, ProtectedFile
 from monai_miadmark.formats.dicom import DicomCarrier
 from monai_miadmark.formats.dicom_ps315 import check_certificates
+from monai_miadmark.formats.label_maps import looks_like_labels
 from monai_miadmark.image import StoredImage, pixel_digest
 from monai_miadmark.marking import Marker, make_mark
 from monai_miadmark.options import ProtectOptions
@@ -159,6 +160,8 @@ def protect_bytes(
         )
     check_certificates(certificates)
     opened = carrier.open_source(data, name)
+    if not (options or ProtectOptions()).allow_label_maps:
+        _refuse_labels(carrier, opened)
     values, record, digest, key = _protect(
         opened.image, recipients, marker, options, opened.shell, carrier.file_digest(data)
     )
@@ -287,6 +290,20 @@ def _protect(
     values = apply_mark(image, mark)
     record = RecoveryRecord.build(image, mark, values, shell, original_file)
     return values, record.to_bytes(), record.protected_pixels, key
+
+
+def _refuse_labels(carrier: Carrier, opened: OpenedSource) -> None:
+    """Raise for a segmentation or a mask, by what the file says or, where it says nothing, by its samples.
+
+    DICOM names its segmentations by SOP class, so that its samples are not asked.
+    """
+    reason = opened.labels
+    if reason is None and carrier.name != "dicom" and looks_like_labels(opened.image.values):
+        reason = "few values in flat areas"
+    if reason is not None:
+        raise LabelMapError(
+            f"this is a segmentation or a mask ({reason}), not an image: marking would change its labels"
+        )
 
 
 def _carried(

@@ -41,10 +41,17 @@ _BLOCK_END = b"\x01"
 
 @dataclass(frozen=True)
 class OpenedSource:
-    """A source file, taken apart: the samples to mark, and all that is needed to write it again."""
+    """A source file, taken apart.
+
+    Attributes:
+        image: the samples to mark.
+        shell: all that is needed to write the file again.
+        labels: what in the file says that its samples are labels (a segmentation), ``None`` where nothing does.
+    """
 
     image: StoredImage
     shell: SourceShell
+    labels: str | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from monai_miadmark.errors import MIADMarkError, TamperedError, UnsupportedImageError
+from monai_miadmark.errors import LabelMapError, MIADMarkError, TamperedError, UnsupportedImageError
 from monai_miadmark.formats.base import (
     OpenedSource,
     ProtectedFile,
@@ -251,7 +251,7 @@ class DicomCarrier:
             refuse_protected(bool(_record_tags(source.data_set)))
             label = _LABELS.get(str(source.data_set.get("SOPClassUID", "")))
             if label is not None:
-                raise UnsupportedImageError(f"{label} DICOM is not supported (a label is not an image to protect)")
+                raise LabelMapError(f"{label} DICOM is not supported (a label is not an image to protect)")
             samples = _samples(source)
             values, shell = samples.values, None
             signed = extended_signs(values, source.data_set, samples.bits_stored)

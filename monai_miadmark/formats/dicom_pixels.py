@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from monai_miadmark.errors import UnsupportedImageError
+from monai_miadmark.errors import LabelMapError, UnsupportedImageError
 from monai_miadmark.formats.base import SampleLayout, narrowed_window
 from monai_miadmark.image import Bounds, Window, percentile_window
 
@@ -114,7 +114,7 @@ def describe(data_set: Attributes) -> PixelDescription:
     allocated = _integer(data_set, "BitsAllocated")
     floats = "FloatPixelData" in data_set
     if allocated == 1:
-        raise UnsupportedImageError("DICOM of 1 bits allocated is not supported (a label is not an image to protect)")
+        raise LabelMapError("DICOM of 1 bits allocated is not supported (a label is not an image to protect)")
     if allocated not in ((32,) if floats else (8, 16, 32)):
         raise UnsupportedImageError(f"DICOM of {allocated} bits allocated is not supported (8, 16 and 32 are)")
     stored = allocated if floats else _integer(data_set, "BitsStored", allocated)

@@ -25,6 +25,7 @@ RECORD_TAG = 0x4D494144
 _GZIP = b"\x1f\x8b"
 _HEADER = 284
 _SCAN_PARAMETERS = 20
+_COLOR_TABLE = b"\0\0\0\1"
 _TAG = struct.Struct(">iq")
 _TYPES = {0: "uint8", 1: "int32", 3: "float32", 4: "int16", 10: "uint16"}
 
@@ -59,6 +60,10 @@ class MghCarrier(VolumeCarrier):
                 raise TamperedError("the recovery record in the MGH file is damaged")
             rest, block = rest[:tag], rest[at:]
         return Volume(plain[:_HEADER], layout, plain[_HEADER:end], packed, rest, block)
+
+    def _labels(self, volume: Volume, name: str) -> str | None:
+        first = volume.rest[_SCAN_PARAMETERS : _SCAN_PARAMETERS + 4]
+        return "color table of labels in the MGH file" if first == _COLOR_TABLE else None
 
     def _assemble(self, volume: Volume, samples: bytes, block: bytes) -> bytes:
         # Tags begin behind five numbers of the scan, which old files do not have; zero says that they are not known.

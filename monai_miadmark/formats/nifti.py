@@ -43,6 +43,8 @@ EXTENSION_CODE = 6
 
 _GZIP = b"\x1f\x8b"
 
+_LABEL_INTENTS = {1002: "NIfTI intent LABEL", 1003: "NIfTI intent NEURONAMES"}
+
 
 def _inflated(data: bytes) -> bytes:
     """Decompressed bytes of a gzip file, no more than a NIfTI header in it declares.
@@ -167,7 +169,8 @@ class NiftiCarrier:
         shell = SourceShell(self.name, PurePath(name).name, meta, blobs)
         if CARRIED_FILE not in blobs and _restored(shell, values) != plain:
             raise UnsupportedImageError("the NIfTI file cannot be rebuilt exactly")
-        return OpenedSource(StoredImage(values, value_bounds(values), _window(header, values)), shell)
+        labels = _LABEL_INTENTS.get(header.intent)
+        return OpenedSource(StoredImage(values, value_bounds(values), _window(header, values)), shell, labels)
 
     def rebuild(self, shell: SourceShell, values: NDArray[Any] | None) -> bytes:
         """See :class:`~monai_miadmark.formats.base.Carrier`; of ``.nii.gz`` the decompressed bytes are exact."""

@@ -92,6 +92,7 @@ class NiftiHeader:
         slope: factor from stored values to the values that are meant; not zero.
         intercept: added to them.
         shown: ``cal_min`` and ``cal_max``.
+        intent: ``intent_code``.
     """
 
     fields: Fields
@@ -101,6 +102,7 @@ class NiftiHeader:
     slope: float
     intercept: float
     shown: tuple[float, float]
+    intent: int = 0
 
     @property
     def end(self) -> int:
@@ -148,7 +150,7 @@ def parse_header(head: bytes) -> NiftiHeader:
     if not (math.isfinite(slope) and slope and math.isfinite(intercept)):
         slope, intercept = 1.0, 0.0  # "if scl_slope is nonzero": otherwise stored values are the values
     high, low = struct.unpack_from(order + fields.shown[0], head, fields.shown[1])
-    return NiftiHeader(fields, order, layout, int(offset), slope, intercept, (low, high))
+    return NiftiHeader(fields, order, layout, int(offset), slope, intercept, (low, high), intent)
 
 
 def with_offset(head: bytes, header: NiftiHeader, offset: int) -> bytes:

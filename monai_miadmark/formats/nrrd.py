@@ -24,6 +24,7 @@ RECORD_KEY = "miadmark_record"
 
 _MAGIC = re.compile(rb"NRRD000[1-5]\r?\n")
 _KEY_LINE = re.compile(rb"^" + RECORD_KEY.encode() + rb":=([^\r\n]*)\r?\n", re.MULTILINE)
+_SEGMENT = re.compile(rb"^Segment(?:[0-9]{1,5}|ation)_", re.MULTILINE)
 _END = re.compile(rb"\n\r?\n")
 _TYPES = {
     "uint8": "uchar|unsigned char|uint8|uint8_t",
@@ -96,6 +97,11 @@ class NrrdCarrier(VolumeCarrier):
         if taken > len(body):
             raise TamperedError("the NRRD file is truncated")
         return Volume(header, layout, samples, encoding != "raw", body[taken:], block)
+
+    def _labels(self, volume: Volume, name: str) -> str | None:
+        if _SEGMENT.search(volume.header):
+            return "segments named in the NRRD header"
+        return "name ends with .seg.nrrd" if name.lower().endswith(".seg.nrrd") else None
 
     def _assemble(self, volume: Volume, samples: bytes, block: bytes) -> bytes:
         end = _END.search(volume.header)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from monai_miadmark.errors import TamperedError, UnsupportedImageError
+from monai_miadmark.formats.label_maps import looks_like_labels
 from monai_miadmark.formats.png_chunks import Chunk, read_chunks, write_chunks
 from monai_miadmark.formats.png_filters import filtered, unfiltered
 
@@ -46,11 +47,13 @@ class Pixels(NamedTuple):
         values: ``(1, H, W, 1 or 3)`` uint8 or uint16.
         alpha: ``(H, W)`` of the same type, or ``None`` where everything is opaque.
         as_stored: the file has these very samples (no palette, transparent color or fewer than 8 bits).
+        labels: the file has palette indices that look like labels.
     """
 
     values: NDArray[Any]
     alpha: NDArray[Any] | None
     as_stored: bool
+    labels: bool = False
 
 
 class _Header(NamedTuple):
@@ -212,7 +215,8 @@ def _from_palette(indices: NDArray[Any], palette: bytes | None, transparent: byt
         opacity = np.full(len(colors), 255, np.uint8)
         opacity[: len(transparent)] = np.frombuffer(transparent, np.uint8)
         alpha = opacity[indices]
-    return Pixels((colors[:, :1] if gray else colors)[indices][None], alpha, False)
+    labels = looks_like_labels(indices[None, ..., None])
+    return Pixels((colors[:, :1] if gray else colors)[indices][None], alpha, False, labels)
 
 
 def _keyed(samples: NDArray[Any], header: _Header, transparent: bytes) -> Pixels:

@@ -11,6 +11,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePath
 from typing import Any
@@ -93,10 +94,11 @@ class PngCarrier:
         try:
             chunks, _ = read_chunks(data)
             refuse_protected(any(chunk.kind == RECORD_CHUNK for chunk in chunks))
-            values = decode_pixels(chunks).values
+            pixels = decode_pixels(chunks)
         except TamperedError as error:
             raise UnsupportedImageError(f"not a valid PNG file: {error}") from error
-        return _opened(values, data, name, self.name)
+        labels = "palette of few colors in flat areas" if pixels.labels else None
+        return replace(_opened(pixels.values, data, name, self.name), labels=labels)
 
     def rebuild(self, shell: SourceShell, values: NDArray[Any] | None) -> bytes:
         """See :class:`~monai_miadmark.formats.base.Carrier`; the samples are not looked at."""

@@ -94,7 +94,12 @@ class VolumeCarrier(abc.ABC):
         shell = SourceShell(self.name, PurePath(name).name, volume.layout.to_meta(), blobs)
         if self.rebuild(shell, values) != data:
             raise UnsupportedImageError(f"the {self.title} file cannot be rebuilt exactly")
-        return OpenedSource(StoredImage(values, value_bounds(values), raster_window(values)), shell)
+        image = StoredImage(values, value_bounds(values), raster_window(values))
+        return OpenedSource(image, shell, self._labels(volume, shell.name))
+
+    def _labels(self, volume: Volume, name: str) -> str | None:
+        """What says that the samples are labels, see :class:`~monai_miadmark.formats.base.OpenedSource`."""
+        return None
 
     def rebuild(self, shell: SourceShell, values: NDArray[Any] | None) -> bytes:
         """See :class:`~monai_miadmark.formats.base.Carrier`."""
