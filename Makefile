@@ -47,7 +47,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP) ## protect and restore real images, with a picture of it
-	$(BIN)/python -m monai_miadmark.demo
+	$(BIN)/python -I -m monai_miadmark.demo
 
 test: lint types unit ## everything that must pass before a change lands
 

@@ -4,7 +4,11 @@
 
 import sys
 
-from monai_miadmark.cli import main
+from monai_miadmark.children import forget_current_folder
+
+forget_current_folder()
+
+from monai_miadmark.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from monai_miadmark import __version__
+from monai_miadmark.children import PASSPHRASE_ENV
 from monai_miadmark.files import SIDECAR_SUFFIX
 from monai_miadmark.keys import HPKE_KINDS, SIGNATURE_KINDS
 from monai_miadmark.options import PRESETS
 from monai_miadmark.stores import parse_place
 
-__all__ = ["MAX_DEFAULT_JOBS", "PASSPHRASE_ENV", "UsageError", "command_line", "place"]
+__all__ = ["MAX_DEFAULT_JOBS", "UsageError", "command_line", "place"]
 
 KEY_ID_BYTES = 16
-
-PASSPHRASE_ENV = "MIADMARK_PASSPHRASE"
-"""Environment variable that holds the passphrase where nobody is there to type it."""
 
 MAX_DEFAULT_JOBS = 8
 """Most processes that are started without being asked for: each holds weights of its own."""

@@ -29,7 +29,8 @@ from tqdm import tqdm
 from monai_miadmark import batch, files, gateway, keys
 from monai_miadmark import doctor as examination
 from monai_miadmark import preview as previews
-from monai_miadmark.arguments import MAX_DEFAULT_JOBS, PASSPHRASE_ENV, UsageError, command_line, place
+from monai_miadmark.arguments import MAX_DEFAULT_JOBS, UsageError, command_line, place
+from monai_miadmark.children import PASSPHRASE_ENV
 from monai_miadmark.engines import Engine, ProcessEngine, SerialEngine, usable_cores
 from monai_miadmark.errors import MIADMarkError
 from monai_miadmark.locking import LockedError

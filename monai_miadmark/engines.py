@@ -9,19 +9,17 @@ has two steps: all is made in memory, the engine's caller is asked to admit it, 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing import connection, reduction, resource_tracker
-from multiprocessing.context import SpawnProcess
-from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import suppress
+from multiprocessing import connection
+from typing import NamedTuple, NoReturn, Protocol, TypeAlias
 
+from monai_miadmark.children import ChildProcess
 from monai_miadmark.files import Made
 from monai_miadmark.tasks import Draft, Failure, Job, Task, UnfitError, drafted
 
@@ -126,7 +124,7 @@ class SerialEngine:
 
 
 class ProcessEngine:
-    """Works in several processes on this machine, which are spawned: PyTorch does not survive a fork.
+    """Works in several processes on this machine, which are started anew: PyTorch does not survive a fork.
 
     Each has one thread for its computations, holds keys and weights of its own, and works on one file at a time. One
     that dies costs the file that it had. All end when this process does, however it ends.
@@ -187,16 +185,11 @@ class WorkerProcess:
     """
 
     def __init__(self, task: Task, job: Job, hold: Sequence[int], verbose: bool) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
         self.files = 0
         self.alive = True
         self._fit = False
-        arguments = (theirs, task, [_Held(descriptor) for descriptor in hold], verbose)
-        self.process: SpawnProcess = context.Process(target=_serve, args=arguments, daemon=True)
-        with _environment(_ONE_THREAD), _without_interrupts():
-            self.process.start()
-        theirs.close()  # so that its end is seen here
+        self.process = ChildProcess(_serve, (task, verbose), hold, _ONE_THREAD)
+        self.connection = self.process.connection
         self.give(job)
 
     def give(self, job: Job) -> None:
@@ -305,29 +298,12 @@ class _RefusedError(Exception):
         self.failure = failure
 
 
-class _Held:
-    """A file descriptor that a spawned process gets a copy of, under a number of its own."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-
-    def __reduce__(self) -> tuple[Callable[[Any], int], tuple[Any]]:
-        return _detached, (reduction.DupFd(self.descriptor),)
-
-
-def _detached(copy: Any) -> int:
-    """The descriptor of a copy, in the process that it was made for."""
-    descriptor: int = copy.detach()
-    return descriptor
-
-
-def _serve(pipe: connection.Connection, task: Task, held: Sequence[int], verbose: bool) -> None:
-    """Life of a process: prepare, then files until there are no more. ``held`` stay open as long as it lives."""
+def _serve(pipe: connection.Connection, task: Task, verbose: bool) -> None:
+    """Life of a process: prepare, then files until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one decides
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, _leave)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     if verbose:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("miadmark: %(name)s: %(message)s"))
@@ -360,40 +336,3 @@ def _serve(pipe: connection.Connection, task: Task, held: Sequence[int], verbose
 def _leave(number: int, frame: object) -> NoReturn:
     """Unwind, so that no temporary file stays."""
     raise SystemExit(128 + number)
-
-
-def _end_with_parent() -> None:
-    """End at once when the parent is gone, even if it was killed: nobody would note what is written."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Environment of the processes that are started inside; numerical libraries read it when they are loaded."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Ctrl-C waits: a process that is just being started would take it for its own and print a traceback."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # would let interrupts through again if it had to be started inside
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

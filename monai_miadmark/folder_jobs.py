@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 from tqdm import tqdm
 
 from monai_miadmark import files, keys
-from monai_miadmark.arguments import PASSPHRASE_ENV
 from monai_miadmark.batch import Report, plan, run_jobs
+from monai_miadmark.children import PASSPHRASE_ENV
 from monai_miadmark.engines import SerialEngine
 from monai_miadmark.files import Where
 from monai_miadmark.marking import Marker

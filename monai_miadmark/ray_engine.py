@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from monai_miadmark import __version__
-from monai_miadmark.arguments import PASSPHRASE_ENV
+from monai_miadmark.children import PASSPHRASE_ENV
 from monai_miadmark.engines import PROCESS_DIED, Admit, Outcome, Outcomes, usable_cores
 from monai_miadmark.files import Made
 from monai_miadmark.tasks import Draft, Failure, Job, Task, UnfitError, carries_secret, drafted
@@ -85,7 +85,8 @@ class RayEngine:
             workers = self.workers or int(ray.cluster_resources().get("CPU", 0))
             if workers < 1:
                 raise UnfitError("the Ray cluster has no CPU")
-            crew = _Crew(ray, task, workers)
+            # What is started here works where this process does; other machines have folders of their own.
+            crew = _Crew(ray, task, workers, os.getcwd() if self.address is None else None)
             try:
                 yield from self._work(crew, iter(jobs), admit)
             finally:
@@ -167,10 +168,11 @@ class _Crew:
         ray: the module, connected.
         task: what to do with each file.
         size: actors at a time, at most.
+        folder: current folder of the actors; ``None``: the one that Ray gives them.
     """
 
-    def __init__(self, ray: Any, task: Task, size: int) -> None:
-        self.ray, self.size = ray, size
+    def __init__(self, ray: Any, task: Task, size: int, folder: str | None) -> None:
+        self.ray, self.size, self.folder = ray, size, folder
         self.seats: dict[Any, _Seat] = {}
         """By the answer that is awaited."""
         # Actors are given up by their driver, never started again by Ray: only the driver knows what they had.
@@ -191,7 +193,7 @@ class _Crew:
     def hire(self) -> None:
         """Start one more."""
         actor = self._kind.remote()
-        self.seats[actor.prepare.remote(__version__, self._task)] = _Seat(actor)
+        self.seats[actor.prepare.remote(__version__, self._task, self.folder)] = _Seat(actor)
 
     def give(self, seat: _Seat, job: Job) -> None:
         """The next file."""
@@ -278,11 +280,13 @@ class _Worker:
         self._source = Path()
         self._made: Made | None = None
 
-    def prepare(self, version: str, task: Task) -> str | None:
-        """Read keys and weights; why that cannot be done."""
+    def prepare(self, version: str, task: Task, folder: str | None) -> str | None:
+        """Go to a folder, if one is named, and read keys and weights; why that cannot be done."""
         if version != __version__:
             return f"a machine of the cluster has monai-miadmark {__version__}, not {version}"
         try:
+            if folder is not None:
+                os.chdir(folder)
             self._work = task.prepare()
         except UnfitError as error:
             return str(error)
@@ -338,11 +342,12 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
         return
     # Ray lets everybody write into its own folder, so it gets one inside of ours; names are short, because sockets in
     # it may not have longer ones.
-    folder = None if address is not None else tempfile.mkdtemp(prefix="miadmark-")
+    folder = tempfile.mkdtemp(prefix="miadmark-")
     try:
-        with _own_handlers():
+        # Ray has its workers import from the driver's current folder, and images may come with modules.
+        with _own_handlers(), _working_in(folder):
             try:
-                if folder is None:
+                if address is not None:
                     ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
                 else:
                     with _environment(_of_local_ray()):
@@ -356,13 +361,12 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[Any]:
                             _temp_dir=os.path.join(folder, "r"),
                         )
             except (OSError, RuntimeError, ValueError) as error:
-                where = "no Ray cluster can be reached there" if folder is None else "Ray cannot be started"
+                where = "Ray cannot be started" if address is None else "no Ray cluster can be reached there"
                 raise UnfitError(f"{where} ({type(error).__name__})") from error
         yield ray
     finally:
         ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _of_local_ray() -> dict[str, str | None]:
@@ -374,6 +378,17 @@ def _of_local_ray() -> dict[str, str | None]:
     variables["RAY_worker_niceness"] = os.environ.get("RAY_worker_niceness", "0")
     # Ray 2.59 and later ask for a token unless told otherwise, and put one into the home folder if there is none.
     return variables | {PASSPHRASE_ENV: None, "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN", _token())}
+
+
+@contextmanager
+def _working_in(folder: str) -> Iterator[None]:
+    """Another current folder for the time being."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 @cache

@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "adversarial_training",
         "atomic",
+        "children",
         "classifiers",
         "compression",
         "datasets",

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_miadmark.children import child_environment
 from monai_miadmark.formats.dicom_pixels import PixelDescription
 
 __all__ = ["decode_frames", "installed"]
@@ -75,6 +76,7 @@ def decode_frames(frames: Sequence[bytes], description: PixelDescription, syntax
             stderr=subprocess.DEVNULL,
             timeout=_SECONDS + _SECONDS_PER_MIB * (description.nbytes >> 20),
             check=True,
+            env=child_environment(),
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise ValueError("GDCM did not decode the frames") from error

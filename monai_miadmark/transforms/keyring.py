@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from monai_miadmark.children import PASSPHRASE_ENV
 from monai_miadmark.keys import (
     KeyIdentity,
     Recipient,
@@ -22,9 +23,6 @@ from monai_miadmark.keys import (
 )
 
 __all__ = ["PASSPHRASE_ENV", "KeyRing", "KeySource", "identity_ring", "recipient_ring", "signer_ring", "verifier_ring"]
-
-PASSPHRASE_ENV = "MIADMARK_PASSPHRASE"
-"""Environment variable that holds the passphrase of encrypted private key files, unless another is named."""
 
 Key = TypeVar("Key")
 KeySource: TypeAlias = str | os.PathLike[str] | Key

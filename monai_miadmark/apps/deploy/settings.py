@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monai_miadmark.arguments import PASSPHRASE_ENV
+from monai_miadmark.children import PASSPHRASE_ENV
 from monai_miadmark.keys import (
     KeyIdentity,
     Recipient,
