@@ -62,7 +62,7 @@ __all__ = [
 
 # The largest file of ours, a public hybrid key, has less than 2 KiB; certificates with all their text stay far below.
 _MAX_KEY_FILE_BYTES = 64 * 1024
-_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----\r?\n.*?-----END \1-----", re.DOTALL)
+_BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----\r?\n")
 
 _PathLike: TypeAlias = str | os.PathLike[str]
 _PrivatePart: TypeAlias = (
@@ -265,7 +265,14 @@ def _read_blocks(path: Path) -> list[_Block]:
         data = file.read(_MAX_KEY_FILE_BYTES + 1)
     if len(data) > _MAX_KEY_FILE_BYTES:
         raise ValueError(f"{path}: larger than {_MAX_KEY_FILE_BYTES} bytes, not a key file")
-    blocks = [_Block(match[1].decode("ascii"), match[0] + b"\n") for match in _BLOCK.finditer(data)]
+    blocks = []
+    at = 0
+    while (begin := _BEGIN.search(data, at)) is not None:
+        at = begin.end()
+        last = b"-----END " + begin[1] + b"-----"
+        if (stop := data.find(last, at)) >= 0:
+            at = stop + len(last)
+            blocks.append(_Block(begin[1].decode("ascii"), data[begin.start() : at] + b"\n"))
     if not blocks:
         raise ValueError(f"{path}: not a key file, no PEM block found")
     return blocks

@@ -40,7 +40,7 @@ _FRAMES = 0x00280008
 _PHOTOMETRIC = 0x00280004
 _FLOAT_PIXEL_DATA = 0x7FE00008
 _NUMBER = re.compile(rb"..", re.DOTALL)
-_WORD = re.compile(rb"[A-Z0-9_]+(?: [A-Z0-9_]+)* ?")
+_WORD = re.compile(rb"[A-Z0-9_][A-Z0-9_ ]{0,15}")
 _DIGITS = re.compile(rb" ?[0-9]{1,9} ?")
 
 

@@ -7,20 +7,19 @@ Fields: https://itk.org/Wiki/ITK/MetaIO/Documentation
 
 from __future__ import annotations
 
-import re
 import zlib
 
 from monai_miadmark.errors import TamperedError, UnsupportedImageError
 from monai_miadmark.formats.base import BLOCK_MAGIC, SampleLayout
 from monai_miadmark.formats.orientation import flips_for_display
-from monai_miadmark.formats.volumes import Volume, VolumeCarrier, inflated, shape_of
+from monai_miadmark.formats.volumes import Volume, VolumeCarrier, inflated, natural_numbers, shape_of
 
 __all__ = ["MetaImageCarrier"]
 
 _STARTS = (b"ObjectType", b"NDims", b"Comment")
 _HEADER_LIMIT = 1 << 16
-_LAST = re.compile(rb"^ElementDataFile[ \t]*=[ \t]*([^\r\n]*?)[ \t]*\r?\n", re.MULTILINE)
-_PACKED_SIZE = re.compile(rb"^CompressedDataSize[^\n]*\n", re.MULTILINE)
+_LAST = b"ElementDataFile"
+_PACKED_SIZE = b"CompressedDataSize"
 _TYPES = {
     "MET_UCHAR": "uint8",
     "MET_CHAR": "int8",
@@ -46,12 +45,10 @@ class MetaImageCarrier(VolumeCarrier):
         return data.startswith(_STARTS) and b"ElementDataFile" in data[:_HEADER_LIMIT]
 
     def _read(self, data: bytes) -> Volume:
-        last = _LAST.search(data[:_HEADER_LIMIT])
-        if last is None:
-            raise TamperedError("the MetaImage header has no end")
-        header = data[: last.end()]
+        lines = _header_lines(data)
+        header = b"".join(lines)
         fields = _fields(header)
-        if last[1].upper() != b"LOCAL":
+        if fields[_LAST.decode()].upper() != "LOCAL":
             raise UnsupportedImageError(
                 "MetaImage with its samples in another file (.mhd with .raw) is not supported: "
                 "convert it to one .mha file first"
@@ -72,7 +69,7 @@ class MetaImageCarrier(VolumeCarrier):
         shape = shape_of(sizes, channels[0] if len(channels) == 1 else 0, dtype, self.title)
         msb = _true(fields, "BinaryDataByteOrderMSB") or _true(fields, "ElementByteOrderMSB")
         layout = SampleLayout(shape, dtype, msb, flips=_flips(fields, len(sizes)))
-        body = data[last.end() :]
+        body = data[len(header) :]
         packed = _true(fields, "CompressedData")
         if packed:
             samples, taken = inflated(body, layout.nbytes, 15)
@@ -90,12 +87,26 @@ class MetaImageCarrier(VolumeCarrier):
             # Without its size, ITK would take all that follows for the stream.
             samples = zlib.compress(samples, 6)
             line = b"CompressedDataSize = %d\n" % len(samples)
-            last = _LAST.search(_PACKED_SIZE.sub(b"", header))
-            if last is None:
-                raise TamperedError("the MetaImage header has no end")
-            plain = _PACKED_SIZE.sub(b"", header)
-            header = plain[: last.start()] + line + plain[last.start() :]
+            *lines, last = (old for old in _header_lines(header) if not old.startswith(_PACKED_SIZE))
+            header = b"".join((*lines, line, last))
         return b"".join((header, samples, volume.rest, block))
+
+
+def _header_lines(data: bytes) -> list[bytes]:
+    """Lines of the header with their ends; the last one names where the samples are.
+
+    Raises:
+        TamperedError: there is no such line.
+    """
+    lines: list[bytes] = []
+    at = 0
+    while (end := data.find(b"\n", at, _HEADER_LIMIT) + 1) > 0:
+        line = data[at:end]
+        lines.append(line)
+        if line.partition(b"=")[0].rstrip(b" \t") == _LAST:
+            return lines
+        at = end
+    raise TamperedError("the MetaImage header has no end")
 
 
 def _fields(header: bytes) -> dict[str, str]:
@@ -116,9 +127,10 @@ def _true(fields: dict[str, str], name: str) -> bool:
 
 def _integers(text: str) -> list[int]:
     """Natural numbers with spaces between them."""
-    if not re.fullmatch(r"(?:[0-9]{1,10}\s*)+", text):
+    numbers = natural_numbers(text)
+    if numbers is None:
         raise TamperedError("the MetaImage header is damaged (numbers)")
-    return [int(word) for word in text.split()]
+    return numbers
 
 
 def _flips(fields: dict[str, str], dimensions: int) -> tuple[bool, bool]:

@@ -43,6 +43,8 @@ EXTENSION_CODE = 6
 
 _GZIP = b"\x1f\x8b"
 
+_MAX_EXTENSIONS = 10_000
+
 _LABEL_INTENTS = {1002: "NIfTI intent LABEL", 1003: "NIfTI intent NEURONAMES"}
 
 
@@ -92,6 +94,8 @@ def _sections(plain: bytes) -> tuple[NiftiHeader, NDArray[Any], list[tuple[int, 
             break  # zeros up to the samples: alignment, not an extension
         if size < 16 or size % 16 or size > header.start - at:
             raise TamperedError("a NIfTI header extension is damaged")
+        if len(extensions) == _MAX_EXTENSIONS:
+            raise UnsupportedImageError(f"NIfTI of more than {_MAX_EXTENSIONS} header extensions is not supported")
         extensions.append((code, plain[at + 8 : at + size]))
         at += size
     return header, values, extensions

@@ -15,7 +15,7 @@ import re
 from monai_miadmark.errors import TamperedError, UnsupportedImageError
 from monai_miadmark.formats.base import SampleLayout
 from monai_miadmark.formats.orientation import flips_for_display
-from monai_miadmark.formats.volumes import Volume, VolumeCarrier, inflated, shape_of
+from monai_miadmark.formats.volumes import MAX_HEADER_BYTES, Volume, VolumeCarrier, inflated, natural_numbers, shape_of
 
 __all__ = ["RECORD_KEY", "NrrdCarrier"]
 
@@ -76,6 +76,8 @@ class NrrdCarrier(VolumeCarrier):
             block = base64.b64decode(records[0], validate=True) if records else None
         except binascii.Error as error:
             raise TamperedError("the recovery record in the NRRD header is damaged") from error
+        if len(header) > MAX_HEADER_BYTES:
+            raise UnsupportedImageError(f"NRRD headers above {MAX_HEADER_BYTES} bytes are not supported")
         fields = _fields(header)
         if "data file" in fields or "datafile" in fields:
             raise _detached()
@@ -138,10 +140,9 @@ def _fields(header: bytes) -> dict[str, str]:
 
 def _layout(fields: dict[str, str], dtype: str) -> SampleLayout:
     """Shape, byte order and orientation."""
-    text = fields.get("sizes", "")
-    if not re.fullmatch(r"(?:[0-9]{1,10}\s*)+", text):
+    sizes = natural_numbers(fields.get("sizes", ""))
+    if not sizes:
         raise TamperedError("the NRRD header is damaged (sizes)")
-    sizes = [int(word) for word in text.split()]
     if fields.get("dimension") != str(len(sizes)):
         raise TamperedError("the NRRD header contradicts itself (dimension)")
     kinds = fields.get("kinds", "").lower().split() or ["domain"] * len(sizes)

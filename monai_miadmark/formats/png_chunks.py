@@ -18,6 +18,8 @@ __all__ = ["SIGNATURE", "Chunk", "read_chunks", "write_chunks"]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _LIMIT = 2**31 - 1
+_MAX_CHUNKS = 1 << 18
+"""Chunks that are read: twice what a gigabyte takes in the chunks of 8 KiB that libpng writes."""
 
 
 class Chunk(NamedTuple):
@@ -41,6 +43,7 @@ def read_chunks(data: bytes) -> tuple[list[Chunk], int]:
 
     Raises:
         TamperedError: no PNG, truncated, or a wrong checksum.
+        UnsupportedImageError: more chunks than are read.
     """
     if not data.startswith(SIGNATURE):
         raise TamperedError("the PNG signature is damaged")
@@ -59,6 +62,8 @@ def read_chunks(data: bytes) -> tuple[list[Chunk], int]:
             raise TamperedError("a PNG chunk is damaged (wrong CRC)")
         at += 12 + length
         chunks.append(Chunk(kind, body))
+        if len(chunks) > _MAX_CHUNKS:
+            raise UnsupportedImageError(f"PNG of more than {_MAX_CHUNKS} chunks is not supported")
         if kind == b"IEND":
             break
     if chunks[0].kind != b"IHDR" or len(chunks[0].body) != 13 or sum(c.kind == b"IHDR" for c in chunks) != 1:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import re
 import struct
 import threading
 from collections.abc import Iterator
@@ -289,8 +288,11 @@ def _strips(page: Any, like: _Like) -> list[tuple[int, int]] | None:
 
 def _check_hidden_slices(description: bytes, pages: int) -> None:
     """Refuse stacks that ImageJ and tifffile keep behind a single directory: only their first slice would be marked."""
-    images = re.match(rb"ImageJ=[^\n]*\n(?:[^\n]*\n)*?images=(\d{1,12})\b", description)
-    if (images is not None and int(images[1]) != pages) or b'"truncated": true' in description[:1000]:
+    images = None
+    if description.startswith(b"ImageJ="):
+        named = (line[7:].strip() for line in description.split(b"\n") if line.startswith(b"images="))
+        images = next((int(text) for text in named if text.isdigit() and len(text) <= 12), None)
+    if (images is not None and images != pages) or b'"truncated": true' in description[:1000]:
         raise UnsupportedImageError("TIFF with slices that have no directory of their own is not supported")
 
 

@@ -32,7 +32,12 @@ from monai_miadmark.formats.wide import NARROW, is_exact, narrowed, widened
 from monai_miadmark.image import StoredImage
 from monai_miadmark.shell import CARRIED_FILE, SourceShell
 
-__all__ = ["Volume", "VolumeCarrier", "inflated", "shape_of"]
+__all__ = ["MAX_HEADER_BYTES", "Volume", "VolumeCarrier", "inflated", "natural_numbers", "shape_of"]
+
+MAX_HEADER_BYTES = 1 << 20
+"""Longest header of text that is read."""
+
+_MAX_DIGITS = 10
 
 
 @dataclass(frozen=True, repr=False)
@@ -166,6 +171,14 @@ def shape_of(sizes: list[int], channels: int, dtype: str, title: str) -> tuple[i
     if width * height * depth * times * channels * np.dtype(dtype).itemsize > MAX_FILE_BYTES:
         raise UnsupportedImageError(f"{title} of more than {MAX_FILE_BYTES} bytes of samples is not supported")
     return depth * times, height, width, channels
+
+
+def natural_numbers(text: str) -> list[int] | None:
+    """Decimal numbers with white space between them; ``None`` for any other text, or none at all."""
+    words = text.split()
+    if not words or any(len(word) > _MAX_DIGITS or not (word.isascii() and word.isdigit()) for word in words):
+        return None
+    return [int(word) for word in words]
 
 
 def inflated(packed: bytes, size: int, wbits: int) -> tuple[bytes, int]:

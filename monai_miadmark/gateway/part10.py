@@ -25,7 +25,7 @@ _HEAD_BYTES = 1 << 16
 """So much of a data set is looked at for its SOP Class and Instance UID, which are among its first elements."""
 
 _META_BYTES = 1 << 16
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_UID = re.compile(r"[0-9](?:\.?[0-9]){0,63}")
 _SOP_INSTANCE = 0x00080018
 _MAX_GENERATION = 9999
 
