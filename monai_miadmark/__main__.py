@@ -8,7 +8,7 @@ from monai_miadmark.children import forget_current_folder
 
 forget_current_folder()
 
-from monai_miadmark.cli import main  # noqa: E402
+from monai_miadmark.entry import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,20 +5,29 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 from monai_miadmark import __version__
-from monai_miadmark.children import PASSPHRASE_ENV
-from monai_miadmark.files import SIDECAR_SUFFIX
-from monai_miadmark.keys import HPKE_KINDS, SIGNATURE_KINDS
-from monai_miadmark.options import PRESETS
-from monai_miadmark.stores import parse_place
+from monai_miadmark.argument_types import (
+    ArgumentParser,
+    UsageError,
+    count,
+    did_you_mean,
+    key_id,
+    local_path,
+    number,
+    place,
+    positive,
+    word,
+)
+from monai_miadmark.names import MODALITIES, PASSPHRASE_ENV, PRESET_NAMES, SIDECAR_SUFFIX, SIGNATURE_KINDS
+from monai_miadmark.wrapping import HPKE_KINDS
 
 __all__ = ["MAX_DEFAULT_JOBS", "UsageError", "command_line", "place"]
 
-KEY_ID_BYTES = 16
 
 MAX_DEFAULT_JOBS = 8
 """Most processes that are started without being asked for: each holds weights of its own."""
@@ -31,6 +40,10 @@ _GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "keygen": (
             "make a key: NAME.key (private) and NAME.pub (to be given away)",
             "miadmark keygen clinic",
+        ),
+        "pubkey": (
+            "print the public key of a private key file",
+            "miadmark pubkey clinic.key -o clinic.pub",
         ),
     },
     "images": {
@@ -47,7 +60,7 @@ _GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "miadmark remove shared/ -o restored/ -i clinic.key",
         ),
         "inspect": (
-            "tell what a protected file says of itself; needs no key",
+            "tell what protected files, sidecars and key files say of themselves; needs no key",
             "miadmark inspect shared/scan.dcm",
         ),
         "verify": (
@@ -89,24 +102,24 @@ _GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 """Verbs in the order of their use: what each does, and an example of it."""
 
 
-class UsageError(Exception):
-    """Wrong usage: a message, and what to do instead."""
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse that leaves printing and exit status to the command."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing usage and leaving."""
-        raise UsageError(message, f"{self.prog} --help shows what is expected")
-
-
-class _Commands(_Parser):
+class _Commands(ArgumentParser):
     """The parser of the whole command, whose help shows the verbs in groups, each with an example."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more)
+        self.verbs: dict[str, ArgumentParser] = {}
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """See argparse; what is misspelled is told first, with what was meant."""
+        words = sys.argv[1:] if args is None else list(args)
+        if words and not words[0].startswith("-"):
+            if words[0] not in self.verbs:
+                hint = "miadmark --help shows the commands"
+                raise UsageError(f"there is no command {words[0]}{did_you_mean(words[0], self.verbs)}", hint)
+            self.verbs[words[0]].check_options(words[1:])
+        return super().parse_known_args(words, namespace)
 
     def format_help(self) -> str:
         """What ``miadmark --help`` says."""
@@ -119,7 +132,7 @@ class _Commands(_Parser):
             "  -h, --help  show this text; miadmark COMMAND --help shows what a command can be told",
             "  --version   show the version",
             "",
-            "exit status: 0 all done, 1 some files failed, 2 wrong usage",
+            "exit status: 0 all done, 1 some files failed, 2 wrong usage, 130 interrupted (Ctrl-C)",
         ]
         return "\n".join(lines) + "\n"
 
@@ -133,10 +146,10 @@ def command_line(verbs: Mapping[str, Callable[[argparse.Namespace], int]]) -> ar
     about = "Removable adversarial watermarks for medical images."
     parser = _Commands(prog="miadmark", description=about, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"miadmark {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=ArgumentParser)
     known = {name: told for verbs_of in _GROUPS.values() for name, told in verbs_of.items()}
 
-    def verb(name: str) -> _Parser:
+    def verb(name: str) -> ArgumentParser:
         text, example = known[name]
         added = commands.add_parser(
             name,
@@ -147,24 +160,29 @@ def command_line(verbs: Mapping[str, Callable[[argparse.Namespace], int]]) -> ar
             allow_abbrev=False,
         )
         added.add_argument("--verbose", action="store_true", help="say more, with traces of failures")
-        added.set_defaults(run=verbs[name])
+        added.set_defaults(run=verbs[name], verb=name)
+        parser.verbs[name] = added
         return added
 
     _add_keygen(verb("keygen"))
+    _add_pubkey(verb("pubkey"))
     _add_protect(verb("protect"))
     _add_remove(verb("remove"))
-    _add_one_file(verb("inspect"))
+    _add_told(verb("inspect"))
     verify = verb("verify")
-    verify.add_argument("--signer", type=Path, metavar="SIGNER.pub", help="the custodian who must have signed")
-    _add_one_file(verify)
+    verify.add_argument("--signer", type=local_path, metavar="SIGNER.pub", help="the custodian who must have signed")
+    _add_told(verify)
     _add_reseal(verb("grant"))
     revoke = verb("revoke")
     _add_reseal(revoke)
     revoke.add_argument(
+        "--yes", action="store_true", help="do not ask whether one's own key is to be taken away as well"
+    )
+    revoke.add_argument(
         "--id",
         action="append",
         default=[],
-        type=_key_id,
+        type=key_id,
         metavar="KEYID",
         help="a recipient by its key id, as inspect shows it (a passphrase, or a lost key); may be repeated",
     )
@@ -173,15 +191,15 @@ def command_line(verbs: Mapping[str, Callable[[argparse.Namespace], int]]) -> ar
     _add_doctor(verb("doctor"))
     _add_evaluate(verb("evaluate"))
     completion = verb("completion")
-    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="for which shell")
+    completion.add_argument("shell", choices=("bash", "fish", "tcsh", "zsh"), help="for which shell")
     return parser
 
 
-def _add_keygen(parser: _Parser) -> None:
+def _add_keygen(parser: ArgumentParser) -> None:
     """Arguments of ``keygen``."""
     parser.add_argument("name", metavar="NAME", help="name of the key files, without ending")
     parser.add_argument(
-        "--dir", type=Path, default=Path(), metavar="DIR", help="folder for the key files (default: here)"
+        "--dir", type=local_path, default=Path(), metavar="DIR", help="folder for the key files (default: here)"
     )
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument(
@@ -192,7 +210,15 @@ def _add_keygen(parser: _Parser) -> None:
     parser.add_argument("--passphrase", action="store_true", help=f"encrypt the private key; {_ASKS}")
 
 
-def _add_protect(parser: _Parser) -> None:
+def _add_pubkey(parser: ArgumentParser) -> None:
+    """Arguments of ``pubkey``."""
+    parser.add_argument("file", type=local_path, metavar="NAME.key", help="a private key file")
+    parser.add_argument(
+        "-o", "--out", type=local_path, metavar="NAME.pub", help="write it here; never overwrites (default: print it)"
+    )
+
+
+def _add_protect(parser: ArgumentParser) -> None:
     """Arguments of ``protect``."""
     _add_batch(parser)
     _add_report(parser)
@@ -204,14 +230,14 @@ def _add_protect(parser: _Parser) -> None:
 def _add_choices(parser: argparse._ActionsContainer) -> None:
     """For whom, and how images are marked."""
     _add_keys(parser, "-r", "--recipient", "RECIPIENT.pub", "public key or X.509 certificate; may be repeated")
-    parser.add_argument("--signer", type=Path, metavar="SIGNER.key", help="sign as the custodian")
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="standard", help="strength (default: standard)")
+    parser.add_argument("--signer", type=local_path, metavar="SIGNER.key", help="sign as the custodian")
+    parser.add_argument("--preset", choices=PRESET_NAMES, default="standard", help="strength (default: standard)")
     styles = ("visible", "invisible")
     parser.add_argument("--style", choices=styles, default="visible", help="with a logo (default) or without")
     _add_drawing(parser)
 
 
-def _add_record(parser: _Parser) -> None:
+def _add_record(parser: ArgumentParser) -> None:
     """Where records of protected files go."""
     record = parser.add_mutually_exclusive_group()
     record.add_argument(
@@ -227,7 +253,7 @@ def _add_record(parser: _Parser) -> None:
         "--ps315",
         action="append",
         default=[],
-        type=Path,
+        type=local_path,
         metavar="CERT.pem",
         help="DICOM: also encrypt the original attributes for this X.509 certificate (RSA) as DICOM PS3.15 has it, for "
         "software that does not know this one; doubles the files; may be repeated",
@@ -237,12 +263,12 @@ def _add_record(parser: _Parser) -> None:
 def _add_drawing(parser: argparse._ActionsContainer) -> None:
     """What a mark says, against which models it is made, and what it spares."""
     parser.add_argument(
-        "--logo", type=Path, metavar="FILE|emblem|banner", help="logo: an image file, or one that is built in"
+        "--logo", type=local_path, metavar="FILE|emblem|banner", help="logo: an image file, or one that is built in"
     )
     parser.add_argument("--text", metavar="TEXT", help="text of the logo or of the banner (default: PROTECTED)")
     parser.add_argument(
         "--modality",
-        choices=("auto", "brain_mri", "fundus", "skin"),
+        choices=MODALITIES,
         default="auto",
         help="whose diagnostic models to mislead (default: auto, by what the image looks like)",
     )
@@ -254,48 +280,54 @@ def _add_drawing(parser: argparse._ActionsContainer) -> None:
     )
     parser.add_argument(
         "--region-budget",
-        type=float,
+        type=number,
         metavar="F",
         help="largest change inside the region, a fraction of the display window (default: 0 with a mask, else 3/255)",
     )
 
 
-def _add_report(parser: _Parser) -> None:
+def _add_report(parser: ArgumentParser) -> None:
     """A page about the job."""
     report = parser.add_argument_group("report")
-    report.add_argument("--report", type=Path, metavar="DIR", help="write DIR/report.html: what was done, and pictures")
+    report.add_argument(
+        "--report", type=local_path, metavar="DIR", help="write DIR/report.html: what was done, and pictures"
+    )
     report.add_argument(
         "--report-originals", action="store_true", help="show originals and exact differences in it (without: neither)"
     )
     report.add_argument(
-        "--report-images", type=_count, metavar="N", help="images with pictures, at most (default: 24; 0 to 200)"
+        "--report-images", type=count, metavar="N", help="images with pictures, at most (default: 24; 0 to 200)"
     )
 
 
-def _add_remove(parser: _Parser) -> None:
+def _add_remove(parser: ArgumentParser) -> None:
     """Arguments of ``remove``."""
     _add_batch(parser)
     _add_report(parser)
     _add_identities(parser)
-    parser.add_argument("--require-signer", type=Path, metavar="SIGNER.pub", help="accept only what this key signed")
+    parser.add_argument(
+        "--require-signer", type=local_path, metavar="SIGNER.pub", help="accept only what this key signed"
+    )
     parser.add_argument(
         "--sidecars",
-        type=Path,
+        type=local_path,
         metavar="DIR",
         help="where to look for records of files that lost theirs; they are found by the pixels",
     )
 
 
-def _add_gateway(parser: _Parser) -> None:
+def _add_gateway(parser: ArgumentParser) -> None:
     """Arguments of ``gateway``."""
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--protect", action="store_true", help="protect what comes in, for recipients (-r)")
     what.add_argument("--remove", action="store_true", help="restore what comes in, with private keys (-i)")
-    what.add_argument("--status", type=Path, metavar="DIR", help="tell what is in a queue, and end")
-    what.add_argument("--requeue", type=Path, metavar="DIR", help="let a queue try its dead objects again, and end")
+    what.add_argument("--status", type=local_path, metavar="DIR", help="tell what is in a queue, and end")
+    what.add_argument(
+        "--requeue", type=local_path, metavar="DIR", help="let a queue try its dead objects again, and end"
+    )
     parser.add_argument("--json", action="store_true", help="with --status: machine-readable output")
     node = parser.add_argument_group("the node")
-    node.add_argument("--queue", type=Path, metavar="DIR", help="folder of the queue; made if missing")
+    node.add_argument("--queue", type=local_path, metavar="DIR", help="folder of the queue; made if missing")
     node.add_argument("--listen", metavar="[HOST:]PORT", help="where to listen (without HOST: this machine only)")
     node.add_argument("--aet", default="MIADMARK", metavar="TITLE", help="own AE title (default: MIADMARK)")
     node.add_argument(
@@ -308,46 +340,46 @@ def _add_gateway(parser: _Parser) -> None:
         help="send on UNPROTECTED what cannot be protected (with --remove: what is not protected)",
     )
     tls = parser.add_argument_group("TLS (PEM files, keys not encrypted)")
-    tls.add_argument("--cert", type=Path, metavar="FILE", help="own certificate for those who call")
-    tls.add_argument("--key", type=Path, metavar="FILE", help="its key")
-    tls.add_argument("--ca", type=Path, metavar="FILE", help="who signs the certificates that callers must show")
-    tls.add_argument("--next-ca", type=Path, metavar="FILE", help="call the next node by TLS; who signs for it")
-    tls.add_argument("--next-cert", type=Path, metavar="FILE", help="own certificate for the next node")
-    tls.add_argument("--next-key", type=Path, metavar="FILE", help="its key")
+    tls.add_argument("--cert", type=local_path, metavar="FILE", help="own certificate for those who call")
+    tls.add_argument("--key", type=local_path, metavar="FILE", help="its key")
+    tls.add_argument("--ca", type=local_path, metavar="FILE", help="who signs the certificates that callers must show")
+    tls.add_argument("--next-ca", type=local_path, metavar="FILE", help="call the next node by TLS; who signs for it")
+    tls.add_argument("--next-cert", type=local_path, metavar="FILE", help="own certificate for the next node")
+    tls.add_argument("--next-key", type=local_path, metavar="FILE", help="its key")
     bounds = parser.add_argument_group("bounds")
-    bounds.add_argument("--limit", type=float, default=20.0, metavar="GIB", help="size of the queue (default: 20)")
+    bounds.add_argument("--limit", type=number, default=20.0, metavar="GIB", help="size of the queue (default: 20)")
     bounds.add_argument(
-        "--reserve", type=float, default=1.0, metavar="GIB", help="free space that is left on the disk (default: 1)"
+        "--reserve", type=number, default=1.0, metavar="GIB", help="free space that is left on the disk (default: 1)"
+    )
+    bounds.add_argument("--max-object", type=positive, default=512, metavar="MIB", help="largest object (default: 512)")
+    bounds.add_argument(
+        "--associations", type=positive, default=10, metavar="N", help="callers at a time (default: 10)"
     )
     bounds.add_argument(
-        "--max-object", type=_positive, default=512, metavar="MIB", help="largest object (default: 512)"
+        "--keep", type=number, default=24.0, metavar="HOURS", help="how long sent objects are kept (default: 24)"
     )
-    bounds.add_argument(
-        "--associations", type=_positive, default=10, metavar="N", help="callers at a time (default: 10)"
-    )
-    bounds.add_argument(
-        "--keep", type=float, default=24.0, metavar="HOURS", help="how long sent objects are kept (default: 24)"
-    )
-    bounds.add_argument("--jobs", type=_positive, default=1, metavar="N", help="processes that work (default: 1)")
+    bounds.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes that work (default: 1)")
     protecting = parser.add_argument_group("with --protect")
     _add_choices(protecting)
     restoring = parser.add_argument_group("with --remove")
     _add_keys(restoring, "-i", "--identity", "IDENTITY.key", "private key; may be repeated")
-    restoring.add_argument("--require-signer", type=Path, metavar="SIGNER.pub", help="accept only what this key signed")
+    restoring.add_argument(
+        "--require-signer", type=local_path, metavar="SIGNER.pub", help="accept only what this key signed"
+    )
     parser.add_argument("--passphrase", action="store_true", help=f"protect for, or open by, a passphrase too; {_ASKS}")
     parser.set_defaults(record="inside", overwrite=True, ps315=[])
 
 
-def _add_preview(parser: _Parser) -> None:
+def _add_preview(parser: ArgumentParser) -> None:
     """Arguments of ``preview``."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="an image that is not protected")
+    parser.add_argument("file", type=local_path, metavar="FILE", help="an image that is not protected")
     parser.add_argument(
-        "-o", "--out", type=Path, metavar="OUT.png", help="the picture (default: FILE-preview.png here)"
+        "-o", "--out", type=local_path, metavar="OUT.png", help="the picture (default: FILE-preview.png here)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing picture")
-    parser.add_argument("--slice", type=_positive, metavar="N", help="slice of a stack, from 1 (default: the middle)")
+    parser.add_argument("--slice", type=positive, metavar="N", help="slice of a stack, from 1 (default: the middle)")
     parser.add_argument(
-        "--preset", action="append", choices=tuple(PRESETS), help="only this one; may be repeated (default: all)"
+        "--preset", action="append", choices=PRESET_NAMES, help="only this one; may be repeated (default: all)"
     )
     parser.add_argument(
         "--style", action="append", choices=("visible", "invisible"), help="only this one (default: both)"
@@ -355,61 +387,72 @@ def _add_preview(parser: _Parser) -> None:
     _add_drawing(parser)
 
 
-def _add_doctor(parser: _Parser) -> None:
+def _add_doctor(parser: ArgumentParser) -> None:
     """Arguments of ``doctor``."""
     parser.add_argument(
         "folder",
         nargs="?",
-        type=Path,
+        type=local_path,
         metavar="FOLDER",
         help="where jobs are to write: writing and locking is tried there",
     )
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
-def _add_evaluate(parser: _Parser) -> None:
+def _add_evaluate(parser: ArgumentParser) -> None:
     """Arguments of ``evaluate``."""
     parser.add_argument(
         "folder",
         nargs="?",
-        type=Path,
+        type=local_path,
         metavar="FOLDER",
         help="folder of the data sets, NAME/{train,val}/CLASS/*.jpg (default: $MIADMARK_DATA)",
     )
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="output folder; made if missing")
+    parser.add_argument(
+        "-o", "--out", type=local_path, required=True, metavar="OUT", help="output folder; made if missing"
+    )
     parser.add_argument(
         "--dataset", action="append", default=[], metavar="NAME", help="only this data set; may be repeated"
     )
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="standard", help="strength (default: standard)")
+    parser.add_argument("--preset", choices=PRESET_NAMES, default="standard", help="strength (default: standard)")
     parser.add_argument("--style", choices=("visible", "invisible"), default="visible", help="default: visible")
     parser.add_argument("--section", choices=("val", "tune"), default="val", help="part of the images (default: val)")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="the first N images of each class (default: all)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="the first N images of each class (default: all)")
     parser.add_argument(
         "--every",
-        type=_positive,
+        type=positive,
         default=1,
         metavar="N",
         help="one image in N, in order of class and name, so that classes keep their shares (default: all)",
     )
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle folder (default: the one of the package)")
+    parser.add_argument(
+        "--bundle", type=local_path, metavar="DIR", help="bundle folder (default: the one of the package)"
+    )
     parser.add_argument("--page-only", action="store_true", help="measure nothing: the page of the results in OUT")
     parser.add_argument("--report-originals", action="store_true", help="show originals on the page")
 
 
-def _add_reseal(parser: _Parser) -> None:
+def _add_reseal(parser: ArgumentParser) -> None:
     """Arguments of ``grant`` and ``revoke``."""
     _add_batch(parser)
     _add_identities(parser)
     _add_keys(parser, "-r", "--recipient", "OTHER.pub", "public key or X.509 certificate; may be repeated")
 
 
-def _add_one_file(parser: _Parser) -> None:
+def _add_told(parser: ArgumentParser) -> None:
     """Arguments of ``inspect`` and ``verify``."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="a protected image; its sidecar is found by itself")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        type=local_path,
+        metavar="FILE",
+        help="protected images, or folders that are walked; sidecars are found by themselves",
+    )
+    _add_filters(parser)
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
-def _add_batch(parser: _Parser) -> None:
+def _add_batch(parser: ArgumentParser) -> None:
     """Sources and output folder."""
     parser.add_argument(
         "sources", nargs="+", type=place, metavar="SRC", help="files, or folders that are walked; s3:// URLs too"
@@ -420,7 +463,7 @@ def _add_batch(parser: _Parser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     parser.add_argument(
         "--jobs",
-        type=_positive,
+        type=positive,
         metavar="N",
         help=f"files at a time, each in a process of its own (default: one for each core, at most {MAX_DEFAULT_JOBS})",
     )
@@ -430,6 +473,27 @@ def _add_batch(parser: _Parser) -> None:
     parser.add_argument(
         "--verify", action="store_true", help="with --resume: compare digests, not only sizes and times of change"
     )
+    _add_filters(parser)
+    parser.add_argument(
+        "--skip-unsupported",
+        action="store_true",
+        help="leave out what is not supported instead of calling it failed (with remove: what is not protected)",
+    )
+    parser.add_argument(
+        "--allow-mixed",
+        action="store_true",
+        help="let originals and protected files lie in one folder, which may be shared by mistake",
+    )
+    parser.add_argument(
+        "--manifest",
+        type=local_path,
+        metavar="DIR",
+        help="folder for manifest and lock (default: OUT.miadmark-job beside OUT; needed where OUT is a URL)",
+    )
+    said = parser.add_argument_group("what is said")
+    said.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
+    said.add_argument("--quiet", action="store_true", help="say nothing but what went wrong")
+    said.add_argument("--json", action="store_true", help="machine-readable summary (docs/automation.md)")
     where = parser.add_argument_group("many machines (docs/scale-out.md)")
     where.add_argument(
         "--engine",
@@ -440,12 +504,29 @@ def _add_batch(parser: _Parser) -> None:
     where.add_argument(
         "--address", metavar="ADDR", help="of the Ray cluster, HOST:PORT or auto (default: Ray is started for the job)"
     )
-    where.add_argument(
-        "--manifest", type=Path, metavar="DIR", help="folder here for manifest and lock; needed where OUT is a URL"
+
+
+def _add_filters(parser: argparse._ActionsContainer) -> None:
+    """Which files of folders are meant."""
+    parser.add_argument(
+        "--include",
+        action="append",
+        default=[],
+        type=word,
+        metavar="GLOB",
+        help="of folders, only files that match, such as '*.dcm' or 'ct/**'; may be repeated",
+    )
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        type=word,
+        metavar="GLOB",
+        help="of folders, no files that match; may be repeated",
     )
 
 
-def _add_identities(parser: _Parser) -> None:
+def _add_identities(parser: ArgumentParser) -> None:
     """Whose keys open records."""
     _add_keys(parser, "-i", "--identity", "IDENTITY.key", "private key; may be repeated")
     parser.add_argument("--passphrase", action="store_true", help=f"open by passphrase; {_ASKS}")
@@ -453,36 +534,4 @@ def _add_identities(parser: _Parser) -> None:
 
 def _add_keys(parser: argparse._ActionsContainer, short: str, long: str, name: str, text: str) -> None:
     """A list of key files."""
-    parser.add_argument(short, long, action="append", default=[], type=Path, metavar=name, help=text)
-
-
-def place(text: str) -> Path:
-    """A path, or a URL."""
-    try:
-        return parse_place(text)
-    except (ModuleNotFoundError, ValueError) as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _positive(text: str) -> int:
-    """A number of things, at least one."""
-    number = int(text)
-    if number < 1:
-        raise ValueError("at least one is needed")
-    return number
-
-
-def _count(text: str) -> int:
-    """A number of pictures."""
-    number = int(text)
-    if not 0 <= number <= 200:
-        raise ValueError("out of range")
-    return number
-
-
-def _key_id(text: str) -> bytes:
-    """A key id in hexadecimal digits."""
-    identifier = bytes.fromhex(text)
-    if len(identifier) != KEY_ID_BYTES:
-        raise ValueError(f"a key id has {KEY_ID_BYTES} bytes")
-    return identifier
+    parser.add_argument(short, long, action="append", default=[], type=local_path, metavar=name, help=text)

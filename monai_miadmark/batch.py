@@ -1,52 +1,31 @@
 # Copyright 2026 The monai_miadmark authors
 # SPDX-License-Identifier: Apache-2.0
-"""Folders in, folders out: which files there are, where results go, what is done already, what became of the rest."""
+"""Work on the files of a plan: what is done already, what may be written, what became of the rest."""
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from monai_miadmark.engines import PROCESS_DIED, Engine, Outcome
-from monai_miadmark.files import SIDECAR_SUFFIX, TEMPORARY_SUFFIX, Stamp, instance_uid, is_leftover, stamp_file
-from monai_miadmark.locking import LOCK_NAME, FolderLock
-from monai_miadmark.manifest import MANIFEST_NAME, Entry, Manifest, ManifestError, Settings
+from monai_miadmark.files import Stamp, is_leftover, stamp_file
+from monai_miadmark.locking import FolderLock
+from monai_miadmark.manifest import Entry, Manifest, ManifestError, Settings
+from monai_miadmark.planning import BatchError, Plan, plan
 from monai_miadmark.stores import RemotePath
 from monai_miadmark.tasks import Draft, Failure, Job, Task
 
 __all__ = ["BatchError", "ClashError", "Plan", "Report", "plan", "run_jobs"]
 
-_OWN_FILES = {MANIFEST_NAME, LOCK_NAME}
-
-
-class BatchError(ValueError):
-    """The sources and the output folder do not go together; nothing was written."""
-
 
 class ClashError(ValueError):
     """A file stands in the way of another one of the same job; it was not worked on, or nothing of it was written."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What there is to do, and what was found that cannot be done.
-
-    Attributes:
-        out: the output folder; may be one of a store.
-        jobs: in the order of their sources.
-        failures: things that are no files to work on.
-    """
-
-    out: Path
-    jobs: tuple[Job, ...]
-    failures: tuple[Failure, ...]
 
 
 @dataclass
@@ -64,56 +43,6 @@ class Report:
     kept: list[tuple[Path, Path]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
-
-
-def plan(
-    sources: Sequence[Path], out: Path, name: Callable[[Path], str | None], unique_instances: bool = False
-) -> Plan:
-    """Find the files and where their results go.
-
-    Folders are walked; links in them are followed only to files that lie in the same folder, so that nothing from
-    outside gets in. Sidecars belong to the file beside them and are no sources of their own. An output folder inside a
-    source folder is left out.
-
-    Of objects in a store only names are looked at, because every look inside is a request: results that meet are
-    noticed when they are made, and instances that are there twice are not noticed.
-
-    Args:
-        sources: files and folders, of this machine or of a store.
-        out: the output folder; need not exist.
-        name: gives the name of a file's result, ``None`` where only work on it will tell.
-        unique_instances: let only the first DICOM file of each SOP Instance UID pass: an archive would take one for the
-            other.
-
-    Returns:
-        Jobs in the order of their sources, and a failure for each thing that is no readable file, whose result would
-        meet that of a file before it, or whose instance is there already.
-
-    Raises:
-        BatchError: the output folder is a file or a source folder, or a result would be a source.
-    """
-    if out.exists() and not out.is_dir():
-        raise BatchError(f"the output {out} is a file: a folder is needed")
-    jobs: list[Job] = []
-    failures: list[Failure] = []
-    for source in dict.fromkeys(sources):
-        try:
-            if source.is_dir():
-                if _is_same_folder(source, out):
-                    raise BatchError(f"the output folder {out} is the input folder: choose another")
-                for path, relative, error in _walk(source, out):
-                    if error is None:
-                        jobs.append(Job(path, out / relative.parent))
-                    else:
-                        failures.append(Failure.of(path, error))
-            elif (error := _not_a_file(source)) is not None:
-                failures.append(Failure.of(source, error))
-            else:
-                jobs.append(Job(source, out))
-        except OSError as failed:  # a store that does not answer
-            failures.append(Failure.of(source, failed))
-    apart, clashes = _apart(jobs, name, unique_instances)
-    return Plan(out, tuple(apart), (*failures, *clashes))
 
 
 def run_jobs(
@@ -416,111 +345,3 @@ def _is_empty(path: Path) -> bool:
         status = path.lstat()
         return stat.S_ISREG(status.st_mode) and status.st_size == 0
     return False
-
-
-def _is_same_folder(source: Path, out: Path) -> bool:
-    """Whether the output folder is a source folder."""
-    if isinstance(source, RemotePath) or isinstance(out, RemotePath):
-        return source == out
-    return out.exists() and source.samefile(out)
-
-
-def _walk_store(folder: RemotePath, out: Path) -> Iterator[tuple[Path, PurePath, OSError | None]]:
-    """All objects below a folder of a store, as :func:`_walk` gives those of a disk."""
-    found = list(folder.walk_objects())
-    present = {str(path) for path, _ in found}
-    for path, status in found:
-        name = str(path)
-        is_sidecar = name.endswith(SIDECAR_SUFFIX) and name.removesuffix(SIDECAR_SUFFIX) in present
-        if is_sidecar or path.name in _OWN_FILES or out in path.parents:
-            continue
-        error = None if status is not None else OSError(errno.EINVAL, "a key that is no path", name)
-        yield path, PurePosixPath(*path.relative_to(folder).parts), error
-
-
-def _walk(folder: Path, out: Path) -> Iterator[tuple[Path, PurePath, OSError | None]]:
-    """All files of a folder, sorted: path, path below the folder, and why it is no source."""
-    if isinstance(folder, RemotePath):
-        yield from _walk_store(folder, out)
-        return
-    root, skipped = folder.resolve(), out.resolve()
-    errors: list[OSError] = []
-    for base, folders, names in os.walk(folder, onerror=errors.append):
-        here = Path(base)
-        for name in sorted(folders):
-            path = here / name
-            if path.is_symlink():
-                yield (
-                    path,
-                    path.relative_to(folder),
-                    OSError(errno.ELOOP, "a link to a folder is not followed", str(path)),
-                )
-        folders[:] = sorted(n for n in folders if not (here / n).is_symlink() and (here / n).resolve() != skipped)
-        present = set(names)
-        for name in sorted(names):
-            path = here / name
-            is_sidecar = name.endswith(SIDECAR_SUFFIX) and name.removesuffix(SIDECAR_SUFFIX) in present
-            if is_sidecar or name.endswith(TEMPORARY_SUFFIX) or name in _OWN_FILES:
-                continue
-            yield path, path.relative_to(folder), _not_a_file(path, root)
-    for error in errors:
-        path = Path(str(error.filename))
-        yield path, path.relative_to(folder), error
-
-
-def _not_a_file(path: Path, root: Path | None = None) -> OSError | None:
-    """Why a path cannot be a source, or ``None``; with ``root``, links must stay below it."""
-    try:
-        target = path.resolve(strict=True)
-        if root is not None and path.is_symlink() and not target.is_relative_to(root):
-            return OSError(errno.ELOOP, "a link that leads out of the folder is not followed", str(path))
-        if not stat.S_ISREG(target.stat().st_mode):
-            return OSError(errno.EINVAL, "not a regular file", str(path))
-    except FileNotFoundError:
-        return FileNotFoundError(errno.ENOENT, "a broken link" if path.is_symlink() else "no such file", str(path))
-    except RuntimeError:  # Python before 3.13 says so of links in a circle
-        return OSError(errno.ELOOP, "links that lead in a circle", str(path))
-    except OSError as error:
-        return error
-    return None
-
-
-def _apart(
-    jobs: Sequence[Job], name: Callable[[Path], str | None], unique_instances: bool
-) -> tuple[list[Job], list[Failure]]:
-    """Jobs that do not stand in each other's way, and failures of those that would.
-
-    Raises:
-        BatchError: a result would be an input.
-    """
-    inputs = {job.source.resolve(): job.source for job in jobs}
-    results: dict[Path, Path] = {}
-    names: dict[Path, Path] = {}
-    instances: dict[str, Path] = {}
-    apart: list[Job] = []
-    failures: list[Failure] = []
-    for job in jobs:
-        remote = isinstance(job.source, RemotePath)
-        result_name = None if remote else name(job.source)
-        folder = job.folder.resolve()
-        result = None if result_name is None else folder / result_name
-        if result is not None and (taken := inputs.get(result)) is not None:
-            shown = job.folder / result.name
-            raise BatchError(f"{job.source} would become {shown}, which is the input {taken}: choose another folder")
-        uid = instance_uid(job.source) if unique_instances and not remote else None
-        if result is not None and (other := results.get(result)) is not None:
-            reason = f"would become {job.folder / result.name}, as {other} does: use one output folder for each"
-        elif (other := names.get(folder / job.source.name)) is not None:
-            reason = f"has the place of {other} in the output folder: use one output folder for each"
-        elif uid is not None and (other := instances.get(uid)) is not None:
-            reason = f"has the SOP Instance UID of {other}: an archive would take one for the other"
-        else:
-            apart.append(job)
-            names[folder / job.source.name] = job.source
-            if result is not None:
-                results[result] = job.source
-            if uid is not None:
-                instances[uid] = job.source
-            continue
-        failures.append(Failure(job.source, ClashError.__name__, reason))
-    return apart, failures

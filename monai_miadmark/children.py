@@ -22,10 +22,9 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PASSPHRASE_ENV", "ChildProcess", "child_environment", "forget_current_folder", "main"]
+from monai_miadmark.names import PASSPHRASE_ENV
 
-PASSPHRASE_ENV = "MIADMARK_PASSPHRASE"
-"""Environment variable from which commands take a passphrase; no child inherits it."""
+__all__ = ["PASSPHRASE_ENV", "ChildProcess", "child_environment", "forget_current_folder", "main"]
 
 # Nothing but the standard library is imported before the parent's path is known. The first argument is the pipe.
 _BOOT = """

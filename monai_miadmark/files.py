@@ -35,6 +35,7 @@ from monai_miadmark.image import pixel_digest
 from monai_miadmark.keys import KeyIdentity, Recipient, Signer, Verifier
 from monai_miadmark.marking import Marker
 from monai_miadmark.masks import read_mask
+from monai_miadmark.names import SIDECAR_SUFFIX
 from monai_miadmark.options import ProtectOptions
 from monai_miadmark.seal import EnvelopeInfo
 from monai_miadmark.stores import RemotePath, put_all
@@ -49,6 +50,7 @@ __all__ = [
     "Where",
     "atomic_write",
     "atomic_write_all",
+    "first_bytes",
     "grant_file",
     "inspect_file",
     "instance_uid",
@@ -69,9 +71,6 @@ __all__ = [
     "stamp_file",
     "verify_file",
 ]
-
-SIDECAR_SUFFIX = ".miadmark"
-"""``NAME.EXT.miadmark`` beside a protected file holds its sealed record where the file itself does not."""
 
 _OWN_NAMES = ("miadmark-manifest.", ".miadmark")
 """How the manifest and the lock of an output folder begin."""
@@ -236,6 +235,15 @@ def stamp_file(path: Path) -> Stamp:
     return Stamp(digest.hexdigest(), size, status.st_mtime_ns)
 
 
+def first_bytes(path: Path) -> bytes:
+    """The first bytes of a file: enough to tell what it is.
+
+    Raises:
+        OSError: it cannot be read or is not a regular file.
+    """
+    return _read(path, _HEAD_BYTES).data
+
+
 def instance_uid(path: Path) -> str | None:
     """SOP Instance UID of a DICOM file, from its first bytes; ``None`` where there is none to be found."""
     # Damaged files raise nearly anything. That they are damaged is said, by name, when they are worked on.
@@ -284,6 +292,7 @@ def make_protected(
     certificates: Sequence[x509.Certificate] = (),
     overwrite: bool = False,
     measure: bool = False,
+    name: str | None = None,
 ) -> Made:
     """Protect one file in memory.
 
@@ -300,6 +309,7 @@ def make_protected(
             :func:`~monai_miadmark.pipeline.protect_bytes`.
         overwrite: replace existing outputs.
         measure: compare the protected image with its source.
+        name: of the protected file, where it may not be the one above.
 
     Raises:
         MIADMarkError: the image cannot be protected.
@@ -310,7 +320,7 @@ def make_protected(
         raise UnsupportedImageError("the image is protected already (its record lies beside it)")
     content = _read(src)
     data = content.data
-    expected = folder / _protected_name(data, src.name)
+    expected = folder / (name or _protected_name(data, src.name))
     _check_free(expected, overwrite)
     if mask is not None:
         options = replace(options, region=read_mask(_read(mask).data, mask.name, data, src.name))
@@ -325,7 +335,7 @@ def make_protected(
         sidecar=record == "sidecar",
         certificates=certificates,
     )
-    path = folder / safe_name(result.name)
+    path = folder / safe_name(name or result.name)
     _check_apart(path, src)
     if path != expected:
         _check_free(path, overwrite)

@@ -47,6 +47,7 @@ __all__ = [
     "Verifier",
     "generate_identity",
     "generate_signer",
+    "holds_private_key",
     "load_certificate",
     "load_identity",
     "load_recipient",
@@ -257,6 +258,11 @@ def load_verifier(path: _PathLike) -> Verifier:
 def needs_passphrase(path: _PathLike) -> bool:
     """Whether a private key file is encrypted. Raises as :func:`load_identity` does."""
     return any(block.encrypted for block in _read_blocks(Path(path)))
+
+
+def holds_private_key(path: _PathLike) -> bool:
+    """Whether a key file holds a private key, encrypted or not. Raises as :func:`load_identity` does."""
+    return any(block.private for block in _read_blocks(Path(path)))
 
 
 def _read_blocks(path: Path) -> list[_Block]:

@@ -11,11 +11,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, mldsa
 
 from monai_miadmark.errors import SignatureError
+from monai_miadmark.names import SIGNATURE_KINDS
 from monai_miadmark.wrapping import key_id_of
 
 __all__ = ["SIGNATURE_KINDS", "Signer", "Verifier", "generate_signer"]
-
-SIGNATURE_KINDS = ("ed25519", "mldsa65")
 
 
 class Verifier:

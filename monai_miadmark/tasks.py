@@ -54,10 +54,12 @@ class Job(NamedTuple):
     Attributes:
         source: the file, or object of a store.
         folder: where its result goes, below the output folder as the source is below its own.
+        name: of the result, where it may not have the one that it would get by itself.
     """
 
     source: Path
     folder: Path
+    name: str | None = None
 
 
 class Failure(NamedTuple):
@@ -262,6 +264,7 @@ class ProtectTask:
                 certificates=certificates,
                 overwrite=self.overwrite,
                 measure=True,
+                name=job.name,
             )
 
         return work

@@ -15,6 +15,7 @@ import doubles
 import pytest
 
 from monai_miadmark import cli
+from monai_miadmark.commands import jobs
 
 
 class Said(NamedTuple):
@@ -34,7 +35,7 @@ def runner(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
     marker.load_marker = doubles.load_marker  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "monai_miadmark.marker", marker)
     # In this process, where the noise is: spawned ones would load the networks. tests/test_engines.py has those.
-    monkeypatch.setattr(cli, "usable_cores", lambda: 1)
+    monkeypatch.setattr(jobs, "usable_cores", lambda: 1)
     monkeypatch.delenv("MIADMARK_PASSPHRASE", raising=False)
     monkeypatch.chdir(tmp_path)
 

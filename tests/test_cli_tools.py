@@ -21,10 +21,11 @@ from PIL import Image
 
 from monai_miadmark import cli, doctor
 from monai_miadmark.arguments import command_line
+from monai_miadmark.commands import VERBS
 from monai_miadmark.errors import UnsupportedImageError
 from monai_miadmark.options import PRESETS, ProtectOptions
 from monai_miadmark.preview import draw_preview, preview
-from monai_miadmark.reporting import evaluation_report
+from monai_miadmark.reporting import evaluation_report, page
 from monai_miadmark.reporting.page import missing_packages
 
 needs_report = pytest.mark.skipif(bool(missing_packages()), reason=f"not installed: {', '.join(missing_packages())}")
@@ -52,7 +53,7 @@ class TestHelp:
         with pytest.raises(SystemExit):
             cli.main(["--help"])
         told = capsys.readouterr().out
-        for verb in cli._VERBS:
+        for verb in VERBS:
             assert f"\n  {verb} " in told and f"miadmark {verb}" in told
         assert all(len(line) <= 120 for line in told.splitlines())
 
@@ -61,14 +62,14 @@ class TestHelp:
 
         from monai_miadmark.arguments import _GROUPS
 
-        parser = command_line(cli._VERBS)
+        parser = command_line(VERBS)
         told = {name: example for verbs in _GROUPS.values() for name, (_, example) in verbs.items()}
-        assert set(told) == set(cli._VERBS)
+        assert set(told) == set(VERBS)
         for name, example in told.items():
             plain = example.removeprefix('eval "$(').removesuffix(')"')
-            assert parser.parse_args(shlex.split(plain)[1:]).run is cli._VERBS[name]
+            assert parser.parse_args(shlex.split(plain)[1:]).run is VERBS[name]
 
-    @pytest.mark.parametrize("verb", sorted(cli._VERBS))
+    @pytest.mark.parametrize("verb", sorted(VERBS))
     def test_of_a_verb(self, verb: str, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
             cli.main([verb, "--help"])
@@ -118,7 +119,7 @@ class TestReport:
         ):
             said = miadmark(*command, *more)
             assert said.status == 2 and text in said.err and "hint:" in said.err
-        monkeypatch.setattr(cli, "missing_packages", lambda: ["matplotlib"])
+        monkeypatch.setattr(page, "missing_packages", lambda: ["matplotlib"])
         said = miadmark(*command, "--report", "told")
         assert said.status == 2 and "monai-miadmark[report]" in said.err
         assert not Path("p").exists() and not Path("told").exists()
@@ -324,7 +325,7 @@ class TestCompletion:
     @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
     def test_prints_a_script(self, miadmark: Run, shell: str) -> None:
         said = miadmark("completion", shell)
-        assert said.status == 0 and said.err == "" and all(verb in said.out for verb in cli._VERBS)
+        assert said.status == 0 and said.err == "" and all(verb in said.out for verb in VERBS)
 
     def test_bash_takes_it(self, miadmark: Run, tmp_path: Path) -> None:
         (tmp_path / "complete.sh").write_text(miadmark("completion", "bash").out)

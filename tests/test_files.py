@@ -123,7 +123,7 @@ def slow(descriptor):
     print("writing", flush=True)
     time.sleep(30)
 os.fsync = slow
-with cli._environment(False):
+with cli.environment(False):
     files.atomic_write(Path({str(tmp_path)!r}) / "out.dcm", b"x" * 100_000)
 """
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

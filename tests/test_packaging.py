@@ -41,7 +41,7 @@ def test_the_wheel_is_complete(wheel: zipfile.ZipFile) -> None:
 
 def test_the_wheel_declares_itself(wheel: zipfile.ZipFile) -> None:
     info = f"monai_miadmark-{monai_miadmark.__version__}.dist-info"
-    assert "miadmark = monai_miadmark.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
+    assert "miadmark = monai_miadmark.entry:main" in wheel.read(f"{info}/entry_points.txt").decode()
     metadata = wheel.read(f"{info}/METADATA").decode()
     assert "License-Expression: Apache-2.0" in metadata and "torchvision" not in metadata
     assert f"{info}/licenses/LICENSE" in wheel.namelist()

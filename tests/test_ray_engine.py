@@ -252,7 +252,7 @@ from monai_miadmark import batch, cli
 from monai_miadmark.ray_engine import RayEngine
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    with cli._environment(False):
+    with cli.environment(False):
         batch.run_jobs(batch.plan([folder / "in"], folder / "out", lambda p: p.name), Acting(), RayEngine(1))
 """
 

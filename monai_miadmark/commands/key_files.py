@@ -1,0 +1,123 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""``keygen``, and key files that command lines name."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from monai_miadmark import files, keys
+from monai_miadmark.arguments import UsageError
+from monai_miadmark.commands.console import FAILED, ask_passphrase, say, shown
+from monai_miadmark.errors import MIADMarkError
+from monai_miadmark.tasks import KeyFile
+
+__all__ = ["checked", "keygen", "load_private", "opening_of", "pubkey", "recipients_of", "unlocked"]
+
+_Key = TypeVar("_Key")
+
+
+def keygen(options: Namespace) -> int:
+    """Make a key pair."""
+    try:
+        name = files.safe_name(options.name)
+    except ValueError as error:
+        raise UsageError(f"{shown(options.name)} is not a plain name", "name a folder with --dir") from error
+    kind = options.sign_with or ("ed25519" if options.sign else None)
+    passphrase = ask_passphrase(f"Passphrase for {name}.key: ", repeat=True) if options.passphrase else None
+    key = keys.generate_signer(kind) if kind else keys.generate_identity(options.kem or "hybrid")
+    try:
+        options.dir.mkdir(parents=True, exist_ok=True)
+        paths = keys.save_key_pair(key, options.dir / name, passphrase)
+    except FileExistsError as error:
+        say(f"{shown(error.filename)} exists and is left as it is: choose another name")
+        return FAILED
+    except OSError as error:
+        say(f"{shown(error.filename or options.dir)}: {error.strerror}")
+        return FAILED
+    except ValueError as error:
+        raise UsageError(str(error), "give a passphrase that is not empty") from error
+    private, public = (shown(path) for path in paths)
+    say(f"wrote {private} (keep it secret and safe) and {public} ({key.kind} {key.key_id.hex()})")
+    return 0
+
+
+def pubkey(options: Namespace) -> int:
+    """Print the public key that belongs to a private one, or write it."""
+    locked = checked(keys.needs_passphrase, options.file)
+    passphrase = ask_passphrase(f"Passphrase of {shown(options.file)}: ") if locked else None
+    key = checked(lambda path: load_private(path, passphrase), options.file)
+    try:
+        if isinstance(key, keys.Signer):
+            _give(key.verifier.public_pem(), options.out, lambda path: keys.save_verifier(key.verifier, path))
+        else:
+            _give(key.recipient.public_pem(), options.out, lambda path: keys.save_recipient(key.recipient, path))
+    except FileExistsError:
+        say(f"{shown(options.out)} exists and is left as it is: choose another name")
+        return FAILED
+    except OSError as error:
+        say(f"{shown(options.out)}: {error.strerror}")
+        return FAILED
+    if options.out is not None:
+        say(f"wrote {shown(options.out)} ({key.kind} {key.key_id.hex()})")
+    return 0
+
+
+def _give(pem: bytes, out: Path | None, save: Callable[[Path], None]) -> None:
+    """Print a public key, or write it where it was asked for."""
+    if out is None:
+        print(pem.decode("ascii"), end="")
+    else:
+        save(out)
+
+
+def load_private(path: Path, passphrase: str | None) -> keys.HpkeIdentity | keys.CmsIdentity | keys.Signer:
+    """A private key of either kind, of encryption or of signing; raises as :func:`keys.load_identity` does."""
+    try:
+        return keys.load_identity(path, passphrase)
+    except ValueError:
+        with suppress(ValueError):
+            return keys.load_signer(path, passphrase)
+        raise
+
+
+def checked(load: Callable[[Any], _Key], argument: Any) -> _Key:
+    """Use something that the command line named; if that fails, the usage is wrong."""
+    try:
+        return load(argument)
+    except OSError as error:
+        raise UsageError(f"{shown(argument)}: {error.strerror or 'not readable'}", "check the path") from error
+    except (MIADMarkError, ValueError) as error:
+        raise UsageError(shown(error), "miadmark keygen makes keys; NAME.pub protects, NAME.key restores") from error
+
+
+def unlocked(path: Path, load: Callable[[Path, str | None], object]) -> KeyFile:
+    """A private key file with its passphrase, if it needs one; read once, to see that it can be."""
+    locked = checked(keys.needs_passphrase, path)
+    passphrase = ask_passphrase(f"Passphrase of {shown(path)}: ") if locked else None
+    checked(lambda given: load(given, passphrase), path)
+    return KeyFile(path, passphrase)
+
+
+def recipients_of(options: Namespace) -> list[keys.Recipient]:
+    """Public keys of ``-r``, each once."""
+    found: dict[bytes, keys.Recipient] = {}
+    for path in options.recipient:
+        recipient = checked(keys.load_recipient, path)
+        found.setdefault(recipient.key_id, recipient)
+    return list(found.values())
+
+
+def opening_of(options: Namespace) -> dict[str, Any]:
+    """What tasks that open records have in common: private keys of ``-i``, and the passphrase."""
+    identities = tuple(unlocked(path, keys.load_identity) for path in options.identity)
+    passphrase = ask_passphrase("Passphrase: ") if options.passphrase else None
+    if passphrase is not None:
+        checked(keys.PassphraseIdentity, passphrase)
+    if not identities and passphrase is None:
+        raise UsageError("no key is given", "name a private key with -i IDENTITY.key, or use --passphrase")
+    return {"identities": identities, "passphrase": passphrase, "overwrite": options.overwrite}
