@@ -17,11 +17,21 @@ from monai_miadmark.engines import PROCESS_DIED, Engine, Outcome
 from monai_miadmark.files import Stamp, is_leftover, stamp_file
 from monai_miadmark.locking import FolderLock
 from monai_miadmark.manifest import Entry, Manifest, ManifestError, Settings
-from monai_miadmark.planning import BatchError, Plan, plan
+from monai_miadmark.planning import BatchError, Filters, Plan, check_not_mixed, notes_folder, plan
 from monai_miadmark.stores import RemotePath
 from monai_miadmark.tasks import Draft, Failure, Job, Task
 
-__all__ = ["BatchError", "ClashError", "Plan", "Report", "plan", "run_jobs"]
+__all__ = [
+    "BatchError",
+    "ClashError",
+    "Filters",
+    "Plan",
+    "Report",
+    "check_not_mixed",
+    "notes_folder",
+    "plan",
+    "run_jobs",
+]
 
 
 class ClashError(ValueError):

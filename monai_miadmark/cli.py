@@ -8,6 +8,11 @@ goes to standard output. Exit status: 0 all done, 1 some files failed, 2 wrong u
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # python -m puts the current folder first among those of modules: __main__ knows better
+    from runpy import run_module
+
+    run_module("monai_miadmark", run_name="__main__")
+
 import os
 import sys
 from collections.abc import Sequence
@@ -56,9 +61,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Terminated:
         say("terminated")
         return TERMINATED
-
-
-if __name__ == "__main__":  # what stands in for it says the same, and imports nothing from the current folder
-    from runpy import run_module
-
-    run_module("monai_miadmark", run_name="__main__")

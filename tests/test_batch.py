@@ -18,7 +18,7 @@ import samples
 from doubles import load_marker
 
 from monai_miadmark import files
-from monai_miadmark.batch import BatchError, Plan, Report, plan, run_jobs
+from monai_miadmark.batch import BatchError, Filters, Plan, Report, plan, run_jobs
 from monai_miadmark.engines import SerialEngine
 from monai_miadmark.errors import TamperedError
 from monai_miadmark.files import Made, Output, Stamp, stamp_file
@@ -68,34 +68,75 @@ class TestPlan:
         assert found(planned, folder) == ["a.txt"]
         assert [failure.reason for failure in planned.failures] == ["no such file"]
 
-    def test_of_results_that_meet_the_first_counts(self, folder: Path, tmp_path: Path) -> None:
-        other = tmp_path / "other"
-        shutil.copytree(folder, other)
-        planned = plan([folder, other], tmp_path / "out", same)
-        assert found(planned, folder) == ["a.txt", "b.txt", "sub/c.txt"]
-        assert [failure.path for failure in planned.failures] == [other / "a.txt", other / "b.txt", other / "sub/c.txt"]
-        assert all(f.kind == "ClashError" and "would become" in f.reason for f in planned.failures)
-        planned = plan([folder], tmp_path / "out", lambda path: "x.png")
-        assert found(planned, folder) == ["a.txt", "sub/c.txt"]
+    def test_several_folders_keep_their_names(self, folder: Path, tmp_path: Path) -> None:
+        for other in (tmp_path / "other", tmp_path / "deep" / "in"):
+            shutil.copytree(folder, other)
+        out = tmp_path / "out"
+        planned = plan([folder, tmp_path / "other", tmp_path / "deep" / "in"], out, same)
+        assert planned.failures == () and len(planned.jobs) == 9
+        assert {job.folder.relative_to(out).as_posix() for job in planned.jobs} == {
+            *("in", "in/sub", "other", "other/sub", "in-2", "in-2/sub")
+        }
+        (notice,) = planned.notices
+        assert "another folder is called in too" in notice
 
-    def test_places_in_the_output_folder_are_taken_once(self, folder: Path, tmp_path: Path) -> None:
+    def test_files_of_one_name_get_folders_of_their_own(self, folder: Path, tmp_path: Path) -> None:
         """Also where only work on the files will tell the names of their results."""
-        other = tmp_path / "other"
-        shutil.copytree(folder, other)
-        planned = plan([folder, other], tmp_path / "out", lambda path: None)
-        assert len(planned.jobs) == 3
-        assert all("has the place of" in failure.reason for failure in planned.failures)
+        for name in ("b", "deep/b"):
+            (tmp_path / name).mkdir(parents=True)
+            shutil.copy(folder / "a.txt", tmp_path / name)
+        sources = [folder / "a.txt", tmp_path / "b" / "a.txt", tmp_path / "deep" / "b" / "a.txt"]
+        planned = plan(sources, tmp_path / "out", lambda path: None)
+        assert planned.failures == () and len(planned.notices) == 2
+        assert [job.folder.relative_to(tmp_path).as_posix() for job in planned.jobs] == ["out", "out/b", "out/b-2"]
 
-    def test_an_instance_is_taken_once(self, tmp_path: Path) -> None:
-        """An archive would keep one of two objects with one SOP Instance UID."""
-        for name in ("a/ct.dcm", "b/copy.dcm", "b/noise.dcm"):
+    def test_results_of_one_name_get_names_of_their_own(self, tmp_path: Path) -> None:
+        """What keeps its name has it, whatever comes first; the others say what they were."""
+        (tmp_path / "in").mkdir()
+        for name in ("x.jpeg", "x.jpg", "x.jpg.png", "x.png", "y.jpg"):
+            (tmp_path / "in" / name).write_text(name)
+        planned = plan([tmp_path / "in"], tmp_path / "out", lambda path: f"{path.stem}.png")
+        assert {job.source.name: job.name for job in planned.jobs} == {
+            "x.jpeg": "x.jpeg.png",
+            "x.jpg": "x.jpg-2.png",
+            "x.jpg.png": None,
+            "x.png": None,
+            "y.jpg": None,
+        }
+        assert planned.failures == () and len(planned.notices) == 2
+        assert "x.png is what" in planned.notices[0]
+
+    def test_a_shared_instance_is_told_and_stops_nobody(self, tmp_path: Path) -> None:
+        """Copies, and other images with the same SOP Instance UID, a truncated one first."""
+        data = samples.ct()
+        for name, content in (("a.dcm", data[:2000]), ("b/copy.dcm", data), ("b/ct.dcm", data), ("c.dcm", b"x")):
             (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / "in" / name).write_bytes(samples.ct()[: 200 if "noise" in name else None])
-        assert len(plan([tmp_path / "in"], tmp_path / "out", same).jobs) == 3
+            (tmp_path / "in" / name).write_bytes(content)
+        assert plan([tmp_path / "in"], tmp_path / "out", same).notices == ()
         planned = plan([tmp_path / "in"], tmp_path / "out", same, unique_instances=True)
-        assert [job.source.name for job in planned.jobs] == ["ct.dcm", "noise.dcm"]
-        (failure,) = planned.failures
-        assert failure.path.name == "copy.dcm" and "SOP Instance UID" in failure.reason
+        assert len(planned.jobs) == 4 and planned.failures == ()
+        (notice,) = planned.notices
+        assert "copy.dcm" in notice and "ct.dcm" in notice and "not the same as" in notice
+        planned = plan([tmp_path / "in" / "b"], tmp_path / "out", same, unique_instances=True)
+        (notice,) = planned.notices
+        assert "ct.dcm: the same as" in notice and "each copy is protected" in notice
+
+    def test_filters_and_what_file_managers_leave(self, folder: Path, tmp_path: Path) -> None:
+        (folder / ".DS_Store").write_bytes(b"Bud1")
+        (folder / "._a.txt").write_bytes(b"\x00\x05\x16\x07 attributes")
+        (folder / "._real").write_bytes(b"an image whose name begins so")
+        (folder / "in.miadmark-job").mkdir()
+        (folder / "in.miadmark-job" / "x").touch()
+        planned = plan([folder], tmp_path / "out", same)
+        assert found(planned, folder) == ["._real", "a.txt", "b.txt", "sub/c.txt"]
+        assert [path.name for path in planned.skipped] == [".DS_Store", "._a.txt"]
+        for filters, expected in (
+            (Filters(include=("[ab].txt",)), ["a.txt", "b.txt"]),
+            (Filters(include=("sub/*", "b.*")), ["b.txt", "sub/c.txt"]),
+            (Filters(exclude=("sub/**", "._*")), ["a.txt", "b.txt"]),
+        ):
+            assert found(plan([folder], tmp_path / "out", same, filters=filters), folder) == expected
+        assert len(plan([folder / "a.txt"], tmp_path / "out", same, filters=Filters(("*.dcm",))).jobs) == 1
 
     def test_the_same_source_twice_is_one(self, folder: Path, tmp_path: Path) -> None:
         assert len(plan([folder, folder], tmp_path / "out", same).jobs) == 3

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import doubles
 import numpy as np
+import pydicom
 import pytest
 import samples
 from commands import Run, Said, runner
@@ -279,13 +280,15 @@ class TestOutputs:
         assert miadmark("grant", "p/ct.dcm", "-o", "p", "-i", "alice.key", "-r", "bob.pub").status == 2
         assert protected.read_bytes() == before
 
-    def test_sources_that_meet_are_refused_by_name(self, miadmark: Run, keys: None, tmp_path: Path) -> None:
+    def test_sources_of_one_stem_are_both_done(self, miadmark: Run, keys: None, tmp_path: Path) -> None:
         Path("in").mkdir()
         Path("in/a.jpg").write_bytes(samples.jpeg())
         Path("in/a.png").write_bytes(samples.png())
         said = miadmark("protect", "in", "-o", "p", "-r", "alice.pub")
-        assert said.status == 1 and "in/a.png: would become p/a.png, as in/a.jpg does" in said.err
-        assert set(results(tmp_path / "p")) == {"a.png"}
+        assert said.status == 0 and "note: in/a.jpg becomes p/a.jpg.png: a.png is what in/a.png becomes" in said.err
+        assert set(results(tmp_path / "p")) == {"a.png", "a.jpg.png"}
+        assert miadmark("remove", "p", "-o", "r", "-i", "alice.key").status == 0
+        assert results(tmp_path / "r") == {"a.jpg": samples.jpeg(), "a.png": samples.png()}
 
     def test_a_full_disk_leaves_nothing(
         self, miadmark: Run, protected: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -391,12 +394,19 @@ class TestFolderJobs:
         said = miadmark("protect", *sources, "-o", "p", "-r", "bob.pub", "--resume")
         assert said.status == 0 and "protected 2 files, 1 done before" in said.err
 
-    def test_an_instance_that_comes_twice(self, miadmark: Run, keys: None, tmp_path: Path) -> None:
-        for name in ("a.dcm", "b.dcm"):
-            Path(name).write_bytes(samples.ct())
-        said = miadmark("protect", "a.dcm", "b.dcm", "-o", "p", "-r", "bob.pub")
-        assert said.status == 1 and "b.dcm: has the SOP Instance UID of a.dcm" in said.err
-        assert set(results(tmp_path / "p")) == {"a.dcm"}
+    def test_instances_that_come_twice(self, miadmark: Run, keys: None, tmp_path: Path) -> None:
+        """A truncated file, the whole one, and a copy of it."""
+        Path("in").mkdir()
+        for name, size in (("a.dcm", 20_000), ("b.dcm", None), ("c.dcm", None)):
+            Path("in", name).write_bytes(samples.ct()[:size])
+        said = miadmark("protect", "in", "-o", "p", "-r", "bob.pub")
+        assert said.status == 1 and "protected 2 files, 1 failed" in said.err and "in/a.dcm: " in said.err
+        assert "note: in/b.dcm, in/c.dcm: not the same as in/a.dcm but of the same SOP Instance UID" in said.err
+        assert set(results(tmp_path / "p")) == {"b.dcm", "c.dcm"}
+        uids = {pydicom.dcmread(path).SOPInstanceUID for path in Path("p").glob("*.dcm")}
+        assert pydicom.dcmread("in/b.dcm").SOPInstanceUID not in uids
+        assert miadmark("remove", "p/b.dcm", "-o", "r", "-i", "bob.key").status == 0
+        assert Path("r/b.dcm").read_bytes() == samples.ct()
 
     def test_records_inside_and_beside(self, miadmark: Run, keys: None, tmp_path: Path) -> None:
         """The one beside restores when the one inside is stripped, wherever it is and whatever the file is called."""

@@ -68,7 +68,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("reporting",),
     ("apps", "commands", "demo", "folder_jobs"),
     ("cli",),
-    ("__main__", "entry"),
+    ("entry",),
+    ("__main__",),
 )
 
 # Modules whose import must not bring torch: whoever only removes marks needs no weights and no GPU stack.

@@ -159,11 +159,14 @@ def _plan(options: Namespace, name: Callable[[Path], str | None]) -> batch.Plan:
         raise UsageError("--verify is for --resume", "use miadmark verify FILE to check a protected file")
     _check_notes(options)
     try:
-        # Restoring is never barred: restored files are what they were, copies among them.
+        # Restored files are what they were, copies among them.
         unique = options.verb != "remove"
-        planned = batch.plan(options.sources, options.out, name, unique_instances=unique)
+        filters = batch.Filters(tuple(options.include), tuple(options.exclude))
+        planned = batch.plan(options.sources, options.out, name, unique_instances=unique, filters=filters)
     except batch.BatchError as error:
         raise UsageError(shown(error), "nothing was written") from error
+    for notice in planned.notices:
+        say(f"note: {shown(notice)}")
     if not planned.jobs and not planned.failures:
         raise UsageError("the folders hold no files", "name files, or folders with files in them")
     return planned

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from monai_miadmark.argument_types import local_path
 from monai_miadmark.arguments import UsageError, command_line, place
 from monai_miadmark.commands import VERBS
 from monai_miadmark.commands.console import FAILED, progress_bar, say, say_hints, shown
@@ -142,5 +143,5 @@ def _complete_paths(parser: ArgumentParser, how: object) -> None:
         if isinstance(action.choices, dict):
             for verb in action.choices.values():
                 _complete_paths(verb, how)
-        elif action.type in (Path, place):
+        elif action.type in (local_path, place):
             action.complete = how  # type: ignore[attr-defined]
