@@ -8,6 +8,7 @@ record as 8-bit block scales. Restoring never computes it again, so no machine h
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_miadmark.appearance import LEAST_GAIN, Appearance
 from monai_miadmark.field import BLOCK, MAX_SCALE, UNITS, spread
 from monai_miadmark.likeness import C2, RADIUS, Likeness
 from monai_miadmark.threads import single_blas_thread
@@ -109,6 +111,7 @@ def likeness_budget(
     region_budget: float,
     logo: NDArray[np.bool_],
     quick: bool = False,
+    gain: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float64]:
     """Amplitude at each cell outside the logo, as much as the likeness that is asked for will probably leave.
 
@@ -119,6 +122,8 @@ def likeness_budget(
         region_budget: largest amplitude there, fraction of the window.
         logo: ``(N, h, w)``, cells that likeness does not count.
         quick: a fiftieth less than what is left will do, as some cells tell it.
+        gain: ``(N, h, w)``, share of an amplitude that a display shows (default: all of it). Where it shows next to
+            nothing, the amplitude is zero; elsewhere the likeness is that of what is shown.
 
     Returns:
         ``(N, h, w)`` amplitudes as fractions of the window, at most ``model.ceiling``.
@@ -126,6 +131,8 @@ def likeness_budget(
 
     def of_slice(n: int) -> NDArray[np.float64]:
         weights = visibility_map(display[n : n + 1], model, np.float32 if quick else np.float64)[0]
+        if gain is not None:
+            weights = np.where(gain[n] >= LEAST_GAIN, weights, 0.0)
         inside, counted = region[n], ~logo[n]
 
         def largest_gain(
@@ -138,17 +145,18 @@ def likeness_budget(
             likeness = Likeness(display[n][near], _spacing(judged[near], quick))
             variance = likeness.variance.astype(np.float64)
             sparse = [likeness.at_windows(cells[near]) for cells in maps]
+            seen = 1.0 if gain is None else likeness.at_windows(gain[n][near]).astype(np.float64)
 
             def ssim(made: NDArray[np.float64]) -> NDArray[np.float64]:
                 # Noise that does not depend on the image adds to one variance in (2 cov + C2) / (var + var' + C2).
-                noise = _ROUGH * _POWER * made**2
+                noise = _ROUGH * _POWER * (made * seen) ** 2
                 similar: NDArray[np.float64] = ((2 * variance + C2) / (2 * variance + noise + C2)).mean(axis=0)
                 return similar
 
             return _largest_gain(
                 lambda gain: amplitude(gain, *sparse),
                 ssim,
-                lambda made: _POWER * made**2,
+                lambda made: _POWER * (made * seen) ** 2,
                 *likeness.counted(judged[near]),
                 limits,
                 24,
@@ -174,7 +182,7 @@ def likeness_budget(
 
 def fit_to_likeness(
     display: NDArray[np.float32],
-    images: NDArray[np.float32],
+    seen: Appearance,
     fraction: NDArray[np.float32],
     budget: NDArray[np.float64],
     model: Visibility,
@@ -187,7 +195,7 @@ def fit_to_likeness(
 
     Args:
         display: ``(N, C, h, w)`` in [0, 1], the original.
-        images: the same with the logo in it.
+        seen: the same with the logo in it, and what a display shows of a field on that.
         fraction: the field, ``(N, 1 or C, h, w)`` in [-1, 1].
         budget: ``(N, h, w)``, what it was made for.
         model: the likeness.
@@ -211,7 +219,7 @@ def fit_to_likeness(
             near = _around(judged)
             fitted[n][near] = _fitted_part(
                 display[n][near],
-                images[n][near],
+                functools.partial(seen.changed, n, part=near),
                 np.rint(fraction[n][near] * 2) / 2,
                 budget[n][near],
                 fitted[n][near],
@@ -230,7 +238,7 @@ def fit_to_likeness(
 
 def _fitted_part(
     plane: NDArray[np.float32],
-    image: NDArray[np.float32],
+    shown: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     levels: NDArray[np.float32],
     budget: NDArray[np.float64],
     fitted: NDArray[np.float64],
@@ -252,8 +260,7 @@ def _fitted_part(
     def changed(gain: float) -> NDArray[np.float32]:
         # As it will be stored: a block has one scale, and cells beside the logo share that of its footprint.
         stored = cell_budget(block_scales(scaled(gain)[None]), *budget.shape)[0]
-        shown: NDArray[np.float32] = np.clip(image + levels * stored, 0, 1)
-        return shown
+        return shown(levels * stored)
 
     measured = likeness.ssim_map, likeness.squared_error, *likeness.counted(judged)
     return scaled(_largest_gain(changed, *measured, limits, 12, _NEAR if quick else 0.0))

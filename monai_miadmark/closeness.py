@@ -109,7 +109,7 @@ def compare(image: StoredImage, values: NDArray[Any], ink: NDArray[np.bool_] | N
         The mean over all slices, or ``None`` where the logo leaves nothing to compare.
     """
     clean = canonical_display(image)
-    changed = canonical_display(StoredImage(values, image.bounds, image.window, image.padding))
+    changed = canonical_display(image.with_values(values))
     counted = np.ones((clean.shape[0], *clean.shape[2:]), bool) if ink is None else ~grow(ink, _FOOTPRINT)
     # SSIM's window must lie inside the image, where the image is large enough to have an inside.
     inner = counted.copy()

@@ -21,7 +21,6 @@ from torch import nn
 from monai_miadmark.evaluation.quality import Quality, logo_mask, quality
 from monai_miadmark.files import protect_file, remove_file
 from monai_miadmark.formats import carrier_for
-from monai_miadmark.image import displayed
 from monai_miadmark.marker import BundleMarker, bundle_root, load_config, load_marker
 from monai_miadmark.options import ProtectOptions
 from monai_miadmark.pipeline import read_record
@@ -120,7 +119,7 @@ def _tell(
         raise RuntimeError(f"{protected} carries no record")
     record = read_record(held.envelope, held.values, [identity])
     middle = len(image.values) // 2
-    planes = [displayed(v[middle], image.window, image.padding) for v in (image.values, held.values, back)]
+    planes = [image.with_values(values).shown(middle) for values in (image.values, held.values, back)]
     logo = None if record.mark is None else logo_mask(record.mark, image.values.shape)[middle]
     difference = np.clip(0.5 + 8 * (planes[1] - planes[0]), 0, 1)
     return _Story(

@@ -3,6 +3,9 @@
 """Marks on stored numbers, their estimated inverse, and the correction that makes it exact.
 
 ``y = clip(blend(x) + delta)`` is computed from x, the mark and the bounds; ``x_hat`` from y, the mark and the bounds.
+Ink blends with what a display shows, that is with x brought into the display window: else ink over air, which lies far
+below the window of a CT, would only move samples from far below to less far below. How far x was outside of the window
+is left to the correction. Marks of earlier versions name no windows; their ink blends with x itself.
 Both are plain arithmetic that every machine does alike (integers, or single IEEE 754 operations on float64), and the
 correction is the difference of x and x_hat: exactness depends on no model, seed, device or library version. Subnormal
 float32 samples never move and never come about, because a process may have been told to treat them as zero.
@@ -55,21 +58,38 @@ class ImageMark:
         field: the perturbation, or ``None``.
         logo: the visible logo, or ``None``.
         mask: bool ``(N, H, W)``, ``True`` where samples stay bit-identical; ``None`` = nowhere.
-        step: stored units (float32: lattice units) of one field unit, times 65536; 0..:data:`MAX_STEP`.
-        exponent: the lattice of float32 images is the multiples of ``2**exponent``; 0 for integer images.
+        step: stored units (float32: lattice units) of one field unit, times 65536; 0..:data:`MAX_STEP`. One for all,
+            or one for each channel of the first group of slices, then of the second, and so on; groups are runs of
+            slices of equal length.
+        exponent: the lattice of float32 images is the multiples of ``2**exponent``; 0 for integer images. As many as
+            steps.
+        windows: stored values shown as black and white (or white and black), between which ink blends; as many as
+            steps where there are several. ``None``: ink blends with all samples as they are.
     """
 
     field: Field | None = None
     logo: Logo | None = None
     mask: NDArray[np.bool_] | None = None
-    step: int = 0
-    exponent: int = 0
+    step: int | tuple[int, ...] = 0
+    exponent: int | tuple[int, ...] = 0
+    windows: tuple[tuple[float, float], ...] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.step <= MAX_STEP:
-            raise ValueError(f"step must be in 0..{MAX_STEP}, not {self.step}")
-        if self.exponent not in _EXPONENTS:
-            raise ValueError(f"exponent must be in {_EXPONENTS.start}..{_EXPONENTS.stop - 1}, not {self.exponent}")
+        for name in ("step", "exponent"):
+            several = _each(getattr(self, name))
+            if len(set(several)) == 1:  # there is one way to say so
+                object.__setattr__(self, name, several[0])
+        if self.windows is not None and len(set(self.windows)) == 1:
+            object.__setattr__(self, "windows", self.windows[:1])
+        for step in _each(self.step):
+            if not 0 <= step <= MAX_STEP:
+                raise ValueError(f"step must be in 0..{MAX_STEP}, not {step}")
+        for exponent in _each(self.exponent):
+            if exponent not in _EXPONENTS:
+                raise ValueError(f"exponent must be in {_EXPONENTS.start}..{_EXPONENTS.stop - 1}, not {exponent}")
+        for low, high in self.windows or ():
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise ValueError(f"a window needs finite low < high, not {low} and {high}")
 
     def __repr__(self) -> str:
         return f"ImageMark(field={self.field!r}, logo={self.logo!r}, mask={self.mask is not None})"
@@ -99,6 +119,11 @@ class SparseCorrection:
         correction = np.zeros(self.shape, self.dtype)
         correction.reshape(-1)[self.where] = self.differences
         return correction
+
+
+def _each(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    """One or several, as several."""
+    return value if isinstance(value, tuple) else (value,)
 
 
 class _Limits(NamedTuple):
@@ -139,16 +164,25 @@ def check_mark(mark: ImageMark, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
         grid = mark.field.shape
         if grid[0] != n or grid[1] > height or grid[2] > width or grid[3] not in (1, channels):
             raise ValueError(f"a field {grid} does not fit samples {shape}")
-    if mark.logo is not None and (len(mark.logo.positions) != n or len(mark.logo.values) != channels):
+    if mark.logo is not None and len(mark.logo.positions) != n:
         raise ValueError(f"a logo for {len(mark.logo.positions)} slices does not fit samples {shape}")
+    for name, count, single in (
+        ("steps", len(_each(mark.step)), True),
+        ("exponents", len(_each(mark.exponent)), True),
+        ("windows", len(mark.windows) if mark.windows is not None else 1, True),
+        ("values of ink", len(mark.logo.values) if mark.logo is not None else channels, False),
+    ):
+        groups = count // channels
+        if not (single and count == 1) and (not groups or count % channels or n % groups):
+            raise ValueError(f"{count} {name} do not fit samples {shape}")
     if mark.mask is not None and (mark.mask.dtype != np.bool_ or mark.mask.shape != (n, height, width)):
         raise ValueError(f"a mask {mark.mask.dtype} {mark.mask.shape} does not fit samples {shape}")
-    if dtype.kind != "f" and mark.exponent != 0:
+    if dtype.kind != "f" and any(_each(mark.exponent)):
         raise ValueError("integer samples need exponent 0")
 
 
 def apply_mark(image: StoredImage, mark: ImageMark) -> NDArray[Any]:
-    """Protect: blend the logo, add the field, clip to the bounds.
+    """Protect: blend the logo into what the display shows, add the field, clip to the bounds.
 
     A sample stays bit-identical where the mask says so, in the padding, outside the bounds and where it is not
     finite; all others stay within the bounds and out of the padding, so that :func:`estimate` can tell them apart.
@@ -260,18 +294,19 @@ def _transform(
     """Apply or undo a mark part by part; samples that do not move are copied bit by bit."""
     result = np.empty(values.shape, values.dtype)
     limits = _limits(values.dtype, bounds, padding)
-    floats = values.dtype.kind == "f"
     move: Any = _move_integers
-    if floats:
-        move = functools.partial(_move_floats, unit=math.ldexp(1.0, mark.exponent))
     size = values.shape[1], values.shape[2]
     upsampler = Upsampler(mark.field.shape[1:3] if mark.field is not None else canonical_shape(*size), size)
     for index in range(len(values)):
-        for part in _parts(mark, index, values.shape[3], upsampler):
+        scale = _Scale.of_slice(mark, index, values)
+        if values.dtype.kind == "f":
+            move = functools.partial(_move_floats, unit=scale.unit)
+        pen = _Pen.of_slice(mark, index, values, limits, scale)
+        for part in _parts(mark, index, values.shape[3], upsampler, scale.step):
             old, out = (samples[index, part.rows, part.columns] for samples in (values, result))
             mask = None if mark.mask is None else mark.mask[index, part.rows, part.columns]
-            if part.cover is not None and mark.logo is not None:
-                _inked(old, out, part.shift, part.cover, mark.logo, mask, move, limits, undo)
+            if part.cover is not None and pen is not None:
+                _inked(old, out, part.shift, part.cover, pen, mask, move, limits, undo)
             elif part.shift is None:
                 out[...] = old
             else:
@@ -284,7 +319,7 @@ def _inked(
     out: NDArray[Any],
     shift: NDArray[Any] | None,
     cover: NDArray[np.uint32],
-    logo: Logo,
+    pen: _Pen,
     mask: NDArray[np.bool_] | None,
     move: Any,
     limits: _Limits,
@@ -298,14 +333,77 @@ def _inked(
     some = old.reshape(-1)[each].reshape(-1, channels)
     moved = np.empty_like(some)
     shifted = None if shift is None else shift.reshape(-1, shift.shape[2]).take(where, axis=0)
-    whole = old.dtype.kind != "f"
-    opaque = np.clip(np.asarray(logo.values, np.float64), limits.low, limits.high)
-    share = cover.reshape(-1)[where].astype(np.float64)[:, None]
-    ink = _Ink(share, np.rint(opaque) if whole else opaque, whole)
+    ink = _Ink(cover.reshape(-1)[where].astype(np.float64)[:, None], pen)
     move(some, moved, shifted, ink, None if mask is None else mask.reshape(-1)[where], limits, undo)
     flat = out.reshape(-1)
     flat[each] = moved.reshape(-1)
     out[...] = flat.reshape(out.shape)
+
+
+class _Scale(NamedTuple):
+    """How much a field unit is on a slice, one for all channels where they are alike, else one for each.
+
+    Attributes:
+        step: as of :class:`ImageMark`, int64 ``(C,)`` if several.
+        unit: lattice unit of float32 samples, float64 ``(C,)`` if several; 1 for integers.
+    """
+
+    step: Any
+    unit: Any
+
+    @classmethod
+    def of_slice(cls, mark: ImageMark, index: int, values: NDArray[Any]) -> _Scale:
+        """Of one slice of samples ``(N, H, W, C)``."""
+        steps = _row(_each(mark.step), index, values)
+        units = [math.ldexp(1.0, exponent) for exponent in _row(_each(mark.exponent), index, values)]
+        return cls(
+            steps[0] if len(set(steps)) == 1 else np.array(steps, np.int64),
+            units[0] if len(set(units)) == 1 else np.array(units),
+        )
+
+
+class _Pen(NamedTuple):
+    """Ink of a slice, ``(C,)`` float64 each; whole numbers for integer samples.
+
+    Attributes:
+        values: stored value of opaque ink, within the limits.
+        whole: whether samples are integers, and so are blended ones: to the nearest, halves up.
+        low: stored value below which nothing is told apart on a display; ``None``: ink blends with samples as they are.
+        high: the same above.
+        least: samples outside of the window that ink would move by less than this, times 65536, stay: half a step of
+            an 8-bit display.
+    """
+
+    values: NDArray[np.float64]
+    whole: bool
+    low: NDArray[np.float64] | None
+    high: NDArray[np.float64] | None
+    least: NDArray[np.float64]
+
+    @classmethod
+    def of_slice(cls, mark: ImageMark, index: int, values: NDArray[Any], limits: _Limits, scale: _Scale) -> _Pen | None:
+        """Of one slice of samples ``(N, H, W, C)``."""
+        if mark.logo is None:
+            return None
+        whole = values.dtype.kind != "f"
+        opaque = np.clip(np.asarray(_row(mark.logo.values, index, values), np.float64), limits.low, limits.high)
+        low = high = None
+        if mark.windows is not None:
+            edges = np.array(_row(mark.windows, index, values), np.float64)
+            if whole:  # the whole numbers that are black and white altogether
+                edges = np.stack([np.floor(edges[:, 0]), np.ceil(edges[:, 1])], axis=1)
+            low, high = np.clip(edges, limits.low, limits.high).T
+        least = np.asarray(scale.step * scale.unit, np.float64)
+        return cls(np.rint(opaque) if whole else opaque, whole, low, high, least)
+
+
+def _row(items: tuple[Any, ...], index: int, values: NDArray[Any]) -> tuple[Any, ...]:
+    """What belongs to the channels of a slice of samples ``(N, H, W, C)``: one for all, or C in groups of slices."""
+    channels = int(values.shape[3])
+    if len(items) == 1:
+        return items * channels
+    first = index * (len(items) // channels) // len(values) * channels
+    return items[first : first + channels]
 
 
 class _Part(NamedTuple):
@@ -326,20 +424,13 @@ class _Part(NamedTuple):
 
 
 class _Ink(NamedTuple):
-    """Ink of some samples.
-
-    Attributes:
-        cover: as of :class:`_Part`, ``(samples, 1)``, whole numbers.
-        values: stored value of opaque ink for each channel, within the limits; whole numbers for integer samples.
-        whole: whether samples are integers, and so are blended ones: to the nearest, halves up.
-    """
+    """Ink of some samples: ``cover`` as of :class:`_Part`, ``(samples, 1)``, whole numbers."""
 
     cover: NDArray[np.float64]
-    values: NDArray[np.float64]
-    whole: bool
+    pen: _Pen
 
 
-def _parts(mark: ImageMark, index: int, channels: int, upsampler: Upsampler) -> Iterator[_Part]:
+def _parts(mark: ImageMark, index: int, channels: int, upsampler: Upsampler, step: Any) -> Iterator[_Part]:
     """Of a slice first the whole, with the field alone, then once more the samples that bear ink, with the ink.
 
     Ink takes many times the work of the field, and most logos are small.
@@ -350,7 +441,7 @@ def _parts(mark: ImageMark, index: int, channels: int, upsampler: Upsampler) -> 
     planes = np.moveaxis(cells, 2, 0) if cells is not None and top else None
     if planes is not None:
         for rows in _bands(slice(0, height), width * channels):
-            yield _Part(rows, slice(0, width), _shift(upsampler, planes, top, mark.step, rows), None)
+            yield _Part(rows, slice(0, width), _shift(upsampler, planes, top, step, rows), None)
     else:
         yield _Part(slice(0, height), slice(0, width), None, None)
     plane = None if mark.logo is None else mark.logo.coverage(index, *grid)
@@ -365,7 +456,7 @@ def _parts(mark: ImageMark, index: int, channels: int, upsampler: Upsampler) -> 
         cover *= mark.logo.opacity
         cover >>= upsampler.bits
         if cover.any():
-            shift = None if planes is None else _shift(upsampler, planes, top, mark.step, rows, box[1])
+            shift = None if planes is None else _shift(upsampler, planes, top, step, rows, box[1])
             yield _Part(rows, box[1], shift, cover)
 
 
@@ -377,14 +468,17 @@ def _bands(rows: slice, samples: int) -> Iterator[slice]:
 
 
 def _shift(
-    upsampler: Upsampler, planes: NDArray[np.int8], top: int, step: int, rows: slice, columns: slice = slice(None)
+    upsampler: Upsampler, planes: NDArray[np.int8], top: int, step: Any, rows: slice, columns: slice = slice(None)
 ) -> NDArray[Any]:
-    """Field ``(rows, columns, F)`` in stored units, of cells ``(F, h, w)`` of magnitude ``top`` at most."""
+    """Field ``(rows, columns, F or C)`` in stored units, of cells ``(F, h, w)`` of magnitude ``top`` at most."""
     wide = upsampler.rows(planes, rows.start, rows.stop, columns)
     # wide * step / 2**shift, to the nearest. |wide| <= 127 * 2**16 and step < 2**40: below 127 * 2**56 + 2**31 < 2**63.
     shift = upsampler.bits + _STEP_BITS
     half = 1 << (shift - 1)
-    product = np.multiply(wide, step, dtype=np.int32 if (top << upsampler.bits) * step + half < 1 << 31 else np.int64)
+    most = int(np.max(step))
+    if not isinstance(step, int):  # channels have steps of their own, and a field of one plane becomes one of several
+        step = step[:, None, None]
+    product = np.multiply(wide, step, dtype=np.int32 if (top << upsampler.bits) * most + half < 1 << 31 else np.int64)
     product += half
     product >>= shift
     return np.moveaxis(product, 0, 2)
@@ -398,7 +492,7 @@ def _move_floats(
     mask: NDArray[np.bool_] | None,
     limits: _Limits,
     undo: bool,
-    unit: float,
+    unit: Any,
 ) -> None:
     """Apply or undo a part of a mark on float32 samples ``old`` ``(..., C)``, into ``out``."""
     still = _still(old, limits, mask)
@@ -463,12 +557,16 @@ def _move_integers(
 def _done(work: Any, shift: Any, ink: _Ink | None) -> Any:
     """Blended and shifted samples, not yet confined."""
     if ink is not None:
-        # Integers: |L - x| < 2**33 once L is within the limits, times less than 2**16: below 2**49.
-        part = (ink.values - work) * ink.cover
-        if ink.whole:
+        pen = ink.pen
+        seen = work if pen.low is None else np.clip(work, pen.low, pen.high)
+        # Integers: |L - x| < 2**33 once both are within the limits, times less than 2**16: below 2**49.
+        part = (pen.values - seen) * ink.cover
+        kept = None if pen.low is None else (seen != work) & (np.abs(part) < pen.least)
+        if pen.whole:
             part += _WHOLE / 2
         part /= _WHOLE
-        work = work + (np.floor(part, out=part) if ink.whole else part)
+        inked = seen + (np.floor(part, out=part) if pen.whole else part)
+        work = inked if kept is None else np.where(kept, work, inked)
     # Integers: |delta| < 127 * 2**24 < 2**31, beside samples below 2**33.
     return work if shift is None else work + shift
 
@@ -490,9 +588,16 @@ def _undone(work: Any, shift: Any, ink: _Ink | None, limits: _Limits, extreme: b
         work = moved
     if ink is not None:
         # y = x + (L - x) A  gives  x = y + (y - L) A / (1 - A), with A at most 0.743.
-        part = (work - ink.values) * ink.cover
+        pen = ink.pen
+        part = (work - pen.values) * ink.cover
         rest = _WHOLE - ink.cover
-        work = work + (_quotients(part, rest) if ink.whole else part / rest)
+        bare = work + (_quotients(part, rest) if pen.whole else part / rest)
+        if pen.low is None or pen.high is None:
+            return bare
+        # What blended was within the window; what is outside of it now, on a side where ink moves nothing, stayed.
+        kept = (work < pen.low) & (np.abs(pen.values - pen.low) * ink.cover < pen.least)
+        kept |= (work > pen.high) & (np.abs(pen.values - pen.high) * ink.cover < pen.least)
+        work = np.where(kept, work, np.clip(bare, pen.low, pen.high))
     return work
 
 

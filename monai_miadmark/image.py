@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,12 +15,27 @@ from numpy.typing import NDArray
 
 from monai_miadmark.errors import UnsupportedImageError
 
-__all__ = ["STORED_DTYPES", "Bounds", "StoredImage", "Window", "displayed", "percentile_window", "pixel_digest"]
+__all__ = [
+    "STORED_DTYPES",
+    "Bounds",
+    "StoredImage",
+    "Window",
+    "displayed",
+    "percentile_window",
+    "pixel_digest",
+    "trusted_window",
+]
 
 STORED_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
 """The sample types that are restored exactly, all in native byte order."""
 
 MAX_CHANNELS = 4
+
+WIDEST_WINDOW = 4.0
+"""Largest width of a window that is trusted, as a multiple of the range of the samples; see :func:`trusted_window`."""
+
+_EXTREMES = (0.05, 99.95)
+"""Percentiles between which lies the range of the samples: a few dead or hot pixels say nothing about it."""
 
 
 class Bounds(NamedTuple):
@@ -61,14 +77,16 @@ class StoredImage:
         values: ``(N, H, W, C)``: N slices or frames, 1 to 4 channels; a type of :data:`STORED_DTYPES`; never
             written to.
         bounds: limits of protected samples (from Bits Stored, or the range of the data for float32).
-        window: the display window in stored units.
+        window: the display window in stored units; or, where channels or groups of slices (time points, contrasts)
+            have ranges of their own, a window for each channel of the first group of slices, then for each channel of
+            the second, and so on. Groups are runs of slices of equal length. Windows that are all alike become one.
         padding: inclusive range of stored values that mark "no pixel here" (DICOM Pixel Padding Value): such samples
             stay, and no other sample is moved there.
     """
 
     values: NDArray[Any]
     bounds: Bounds
-    window: Window
+    window: Window | tuple[Window, ...]
     padding: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -78,6 +96,60 @@ class StoredImage:
             raise UnsupportedImageError(f"samples of type {self.values.dtype} are not supported")
         if not self.bounds.low <= self.bounds.high:
             raise ValueError(f"empty bounds {self.bounds}")
+        if isinstance(self.window, tuple):
+            object.__setattr__(self, "window", _fewest(self.window, len(self.values), self.values.shape[3]))
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """A window for each channel of each group of slices; a single one where one serves all."""
+        return self.window if isinstance(self.window, tuple) else (self.window,)
+
+    @property
+    def inverted(self) -> bool:
+        """Whether small values are bright; it is the same for all windows."""
+        return self.windows[0].inverted
+
+    def windows_of(self, index: int) -> tuple[Window, ...]:
+        """The windows of the channels of a slice, C of them."""
+        channels = int(self.values.shape[3])
+        if isinstance(self.window, Window):
+            return (self.window,) * channels
+        groups = len(self.window) // channels
+        first = index * groups // len(self.values) * channels
+        return self.window[first : first + channels]
+
+    def shown(self, index: int) -> NDArray[np.float32]:
+        """A slice as a display shows it, ``(H, W, C)`` float32 in [0, 1], bright = 1; see :func:`displayed`."""
+        window = self.window if isinstance(self.window, Window) else self.windows_of(index)
+        return displayed(self.values[index], window, self.padding)
+
+    def part(self, slices: Sequence[int]) -> StoredImage:
+        """Some of the slices, each with the windows that it has here."""
+        window = self.window
+        if isinstance(window, tuple):
+            window = tuple(each for index in slices for each in self.windows_of(index))
+        return replace(self, values=self.values[list(slices)], window=window)
+
+    def with_values(self, values: NDArray[Any]) -> StoredImage:
+        """Other samples ``(N, H, W, C)``, e.g. protected ones, to be shown as these are."""
+        return replace(self, values=values)
+
+
+def _fewest(windows: tuple[Window, ...], slices: int, channels: int) -> Window | tuple[Window, ...]:
+    """Windows without those that only repeat others: one for all, or those of one group where groups are alike.
+
+    Raises:
+        ValueError: not as many as channels of equal groups of slices, or some of them inverted.
+    """
+    groups = len(windows) // channels
+    if not groups or len(windows) % channels or slices % groups:
+        raise ValueError(f"{len(windows)} windows do not fit {slices} slices of {channels} channels")
+    if len({window.inverted for window in windows}) > 1:
+        raise ValueError("some of the windows are inverted, others are not")
+    if len(set(windows)) == 1:
+        return windows[0]
+    first = windows[:channels]
+    return first if windows == first * groups else windows
 
 
 def pixel_digest(values: NDArray[Any]) -> bytes:
@@ -88,11 +160,20 @@ def pixel_digest(values: NDArray[Any]) -> bytes:
     return digest.digest()
 
 
-def displayed(values: NDArray[Any], window: Window, padding: tuple[int, int] | None = None) -> NDArray[np.float32]:
+def displayed(
+    values: NDArray[Any], window: Window | Sequence[Window], padding: tuple[int, int] | None = None
+) -> NDArray[np.float32]:
     """Samples as a display shows them: float32 in [0, 1], bright = 1, of the shape of ``values``.
 
     Padding and samples that are not finite are black.
+
+    Args:
+        values: the samples, of any shape.
+        window: the display window; or one for each channel of ``(..., C)`` samples.
+        padding: as of :class:`StoredImage`.
     """
+    if not isinstance(window, Window):
+        return np.stack([displayed(values[..., c], each, padding) for c, each in enumerate(window)], axis=-1)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         shown = np.clip((values.astype(np.float32) - np.float32(window.low)) / np.float32(window.width), 0, 1)
     if window.inverted:
@@ -114,3 +195,44 @@ def percentile_window(values: NDArray[Any], inverted: bool = False) -> Window:
     if not low < high:  # constant image, or nearly so: fall back to the whole range, then to one unit
         low, high = (float(sample.min()), float(sample.max())) if sample.size else (0.0, 1.0)
     return Window(low, high, inverted) if low < high else Window(low, low + max(1.0, abs(low) * 2.0**-20), inverted)
+
+
+def trusted_window(
+    low: float, high: float, inverted: bool, values: NDArray[Any], padding: tuple[int, int] | None = None
+) -> Window | None:
+    """A window that a file names, or ``None`` where it says nothing about the samples.
+
+    A window is not trusted where it is empty or not finite, where it shows all samples black or all white, and where it
+    is more than :data:`WIDEST_WINDOW` times as wide as the range of the samples. Writers that know no window name the
+    whole range of the type (65536), while samples lie between 27 and 300. The budget of a mark is a share of the window
+    (about 0.03 of it, root mean square), and the standard deviation of an image is about a fifth of its range: within
+    twice the range the mark has a third of the deviation of the image at most, at :data:`WIDEST_WINDOW` two thirds
+    (both still correlate at more than 0.8), and at ten times there is less image than mark. A window that has a reason
+    is seldom wider than the range: windows of CT are narrower, those of radiographs about as wide as the range, and
+    slices with little in them have half of it.
+
+    Args:
+        low: stored value shown as black (or white if ``inverted``); may be above ``high``, then both swap roles.
+        high: stored value shown as white.
+        inverted: small values are bright.
+        values: the samples, of any shape.
+        padding: as of :class:`StoredImage`; such samples do not count.
+    """
+    if low > high:
+        low, high, inverted = high, low, not inverted
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        return None
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values.reshape(-1)
+    if padding is not None:
+        inside = finite[(finite < padding[0]) | (finite > padding[1])]
+        finite = inside if inside.size else finite
+    if not finite.size or high <= float(finite.min()) or low >= float(finite.max()):
+        return None
+    some = finite[:: max(1, finite.size // 1_000_000)]
+    first, last = (float(v) for v in np.percentile(some.astype(np.float64), _EXTREMES))
+    if not first < last:
+        first, last = float(finite.min()), float(finite.max())
+    # Of one value only: there is no image that a mark could spoil.
+    if first < last and high - low > WIDEST_WINDOW * (last - first):
+        return None
+    return Window(low, high, inverted)

@@ -51,7 +51,8 @@ class Logo:
         positions: int32 ``(N, 2)``, row and column of the top left corner in cells; a negative row means that the
             slice bears no logo.
         opacity: 0..191 (of 256), strength of opaque ink.
-        values: what opaque ink looks like, one stored value for each channel.
+        values: what opaque ink looks like, one stored value for each channel; where groups of slices have ink of their
+            own, those of the first group, then those of the second, and so on.
 
     Raises:
         ValueError: shapes, types or values that do not fit.

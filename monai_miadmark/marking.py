@@ -12,13 +12,14 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from monai_miadmark.appearance import LEAST_GAIN, Appearance, appearance_of, area_means
 from monai_miadmark.budget import block_scales, blocks_with, cell_budget, fit_to_likeness, likeness_budget
-from monai_miadmark.exact import ImageMark, step_for
-from monai_miadmark.field import quantize
-from monai_miadmark.image import StoredImage, displayed
+from monai_miadmark.exact import ImageMark, apply_mark, step_for
+from monai_miadmark.field import Field, quantize
+from monai_miadmark.image import StoredImage
 from monai_miadmark.interpolate import canonical_shape
+from monai_miadmark.logo import Logo
 from monai_miadmark.options import Preset, ProtectOptions
 from monai_miadmark.placement import Placement, footprint, place_logo
 from monai_miadmark.region import grow, mask_on_grid, salient_boxes
@@ -45,9 +46,11 @@ class Perturber(Protocol):
         """Fields for images.
 
         Args:
-            images: ``(N, C, h, w)`` in [0, 1]: what will be perturbed, logo included.
+            images: ``(N, C, h, w)`` in [0, 1]: what will be perturbed, logo included, as a display shows it once the
+                logo is stored.
             clean: the same without the logo.
-            budget: ``(N, 1, h, w)``, amplitude allowed at each cell, fraction of the display window.
+            budget: ``(N, 1, h, w)``, amplitude that a display will show at each cell, fraction of its window; zero
+                where it would show none.
             latent: 32 bytes, drawn from the content key; the same latent gives the same field on one machine.
 
         Returns:
@@ -96,20 +99,15 @@ class Marker(Protocol):
 def canonical_display(image: StoredImage) -> NDArray[np.float32]:
     """The image on its canonical grid as a display shows it, ``(N, C, h, w)`` float32 in [0, 1], bright = 1.
 
-    Padding and samples that are not finite are shown black.
+    Each channel of each slice is shown in its own window; padding and samples that are not finite are black.
     """
     slices, height, width, channels = image.values.shape
     h, w = canonical_shape(height, width)
     display = np.empty((slices, channels, h, w), np.float32)
     for n in range(slices):
-        plane = displayed(image.values[n], image.window, image.padding)
+        plane = image.shown(n)
         for c in range(channels):
-            channel = plane[:, :, c]
-            if (h, w) != (height, width):
-                # A box filter is what area averaging means; Pillow does it quickly and needs no torch.
-                shrunk = Image.fromarray(np.ascontiguousarray(channel)).resize((w, h), Image.Resampling.BOX)
-                channel = np.asarray(shrunk)
-            display[n, c] = channel
+            display[n, c] = area_means(plane[:, :, c], h, w)
     return display
 
 
@@ -123,7 +121,8 @@ class MarkPlan:
         region: ``(N, h, w)`` bool, the part that a reader needs most.
         touched: ``(N, h, w)`` bool, cells whose amplitude reaches the region: in images of another size than the
             grid's, interpolation spreads a cell over its neighbors.
-        placed: the logo, and the image with it.
+        placed: the logo, and the image with it as a display shows it once it is stored.
+        appearance: the same image, and what a display shows of a field on it.
         logo: ``(N, h, w)`` bool, cells that share the logo's budget; likeness does not count them.
         budget: ``(N, h, w)``, largest amplitude at each cell, fraction of the window.
         scales: block scales that hold the budget.
@@ -134,13 +133,14 @@ class MarkPlan:
     region: NDArray[np.bool_]
     touched: NDArray[np.bool_]
     placed: Placement
+    appearance: Appearance
     logo: NDArray[np.bool_]
     budget: NDArray[np.float64]
     scales: NDArray[np.uint8]
 
     def cells(self) -> NDArray[np.float32]:
-        """The budget at each cell as the record can hold it, ``(N, 1, h, w)``."""
-        return cell_budget(self.scales, *self.clean.shape[2:])
+        """What a display shows of the budget at each cell as the record can hold it, ``(N, 1, h, w)``."""
+        return self.appearance.visible(cell_budget(self.scales, *self.clean.shape[2:]))
 
 
 def plan_mark(
@@ -162,12 +162,45 @@ def plan_mark(
     slices, height, width, _ = image.values.shape
     clean = canonical_display(image) if clean is None else clean
     mask, region = locate_region(options, critic, clean, (slices, height, width))
-    placed = place_logo(image, options, critic, clean, region)
+    placed, inked = _stored_logo(image, place_logo(image, options, critic, clean, region), mask)
+    seen = appearance_of(inked, placed.images, max(preset.visibility.ceiling, preset.footprint))
     cap, logo = options.effective_region_budget, placed.footprint & ~region
-    budget = likeness_budget(clean, preset.visibility, region, cap, logo, quick=not preset.search)
-    np.maximum(budget, preset.footprint, out=budget, where=logo)
+    gain = seen.gain(preset.visibility.ceiling / 2)
+    budget = likeness_budget(clean, preset.visibility, region, cap, logo, quick=not preset.search, gain=gain)
+    np.maximum(budget, preset.footprint, out=budget, where=logo if gain is None else logo & (gain >= LEAST_GAIN))
     touched = grow(region, 1) if region.shape[1:] != (height, width) else region
-    return MarkPlan(clean, mask, region, touched, placed, logo, budget, _capped_scales(budget, touched, cap))
+    return MarkPlan(clean, mask, region, touched, placed, seen, logo, budget, _capped_scales(budget, touched, cap))
+
+
+def _stored_logo(
+    image: StoredImage, placed: Placement, mask: NDArray[np.bool_] | None
+) -> tuple[Placement, StoredImage]:
+    """A placement with what a display shows of its logo once that is stored, and the image with that logo."""
+    if placed.logo is None:
+        return placed, image
+    inked = image.with_values(apply_mark(image, _in_stored_units(image, None, placed.logo, mask)))
+    return Placement(placed.logo, canonical_display(inked), placed.footprint), inked
+
+
+def _in_stored_units(
+    image: StoredImage, field: Field | None, logo: Logo | None, mask: NDArray[np.bool_] | None
+) -> ImageMark:
+    """A mark for an image. Where all samples lie within their windows, ink needs not be told of these."""
+    steps, exponents = zip(*(step_for(window, image.values.dtype) for window in image.windows), strict=True)
+    windows = None
+    if logo is not None and not _within_windows(image):
+        windows = tuple((window.low, window.high) for window in image.windows)
+    return ImageMark(field, logo, mask, steps, exponents, windows)
+
+
+def _within_windows(image: StoredImage) -> bool:
+    """Whether bringing samples into their windows would change none of them."""
+    for n in range(len(image.values)):
+        for c, window in enumerate(image.windows_of(n)):
+            samples = image.values[n, :, :, c]
+            if not (float(samples.min()) >= np.floor(window.low) and float(samples.max()) <= np.ceil(window.high)):
+                return False
+    return True
 
 
 def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, latent: bytes) -> ImageMark:
@@ -193,9 +226,12 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
     # Copies: what a perturber does to its arguments must not change what its field is measured against.
     shown = plan.placed.images.copy(), clean.copy()
     fraction = _checked(specialist.perturber(preset).perturb(*shown, plan.cells(), latent), clean.shape)
+    gain = plan.appearance.gain(preset.visibility.ceiling / 2)
+    if gain is not None:  # a block has one scale, also where not all of its cells show
+        fraction = fraction * (gain >= LEAST_GAIN)[:, None]
     budget = fit_to_likeness(
         clean,
-        plan.placed.images,
+        plan.appearance,
         fraction,
         plan.budget,
         preset.visibility,
@@ -205,10 +241,9 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
         quick=not preset.search,
     )
     field = quantize(np.ascontiguousarray(np.moveaxis(fraction, 1, 3)), _capped_scales(budget, plan.touched, cap))
-    if image.window.inverted:  # bright is small here: what the networks add, the stored values lose
-        field = type(field)(-field.levels, field.scales)
-    step, exponent = step_for(image.window, image.values.dtype)
-    return ImageMark(field=field, logo=plan.placed.logo, mask=plan.mask, step=step, exponent=exponent)
+    if image.inverted:  # bright is small here: what the networks add, the stored values lose
+        field = Field(-field.levels, field.scales)
+    return _in_stored_units(image, field, plan.placed.logo, plan.mask)
 
 
 def _checked(fraction: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:

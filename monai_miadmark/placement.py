@@ -13,13 +13,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from monai_miadmark.image import StoredImage
+from monai_miadmark.appearance import inkable_share
+from monai_miadmark.image import StoredImage, Window
 from monai_miadmark.logo import Logo, draw_logo
 from monai_miadmark.options import ProtectOptions
 from monai_miadmark.region import grow
@@ -83,7 +84,8 @@ class Placement:
 
     Attributes:
         logo: ``None`` where there is no logo.
-        images: ``(N, C, h, w)`` float32 in [0, 1], bright = 1, logo blended in.
+        images: ``(N, C, h, w)`` float32 in [0, 1], bright = 1, logo blended in (here on the grid itself, which differs
+            a little at the edges of the ink from what is stored later).
         footprint: ``(N, h, w)`` bool, cells that share the logo's budget.
     """
 
@@ -92,11 +94,17 @@ class Placement:
     footprint: NDArray[np.bool_]
 
 
-class _Ink(NamedTuple):
-    """A color of the logo."""
+@dataclass(frozen=True, eq=False)
+class _Ink:
+    """White or black.
 
-    stored: float  # stored value, the same in all channels
-    shown: float  # the same on the display, 0 ... 1
+    Attributes:
+        stored: a stored value for each window of the image, in their order.
+        shown: ``(N, C, 1, 1)`` float32 in [0, 1], the same on the display.
+    """
+
+    stored: tuple[float, ...]
+    shown: NDArray[np.float32]
 
 
 def place_logo(
@@ -134,7 +142,9 @@ def place_logo(
     if not drawings:
         _log.warning("the image is too small for a logo: only the perturbation is applied")
         return nothing
-    search = _Search(judge if preset.search else None, clean, region, _inks(image), preset.opacity)
+    search = _Search(
+        judge if preset.search else None, clean, region, _inks(image), preset.opacity, inkable_share(image, h, w)
+    )
     alpha, positions, ink = search.places(drawings)
     without = int((positions[:, 0] < 0).sum())
     if without:
@@ -145,10 +155,14 @@ def place_logo(
     if preset.search:
         alpha, positions = search.drawing(judge, drawings, alpha, positions, ink)
         opacity = search.opacity_for(judge, alpha, positions, ink)
-    logo = Logo(alpha, positions, opacity, (ink.stored,) * channels)
-    cover = np.stack([logo.coverage(n, h, w) for n in range(slices)])[:, None]
-    blended = clean + (np.float32(ink.shown) - clean) * (cover.astype(np.float32) / 255 * opacity / 256)
-    return Placement(logo, blended.astype(np.float32), footprint(logo, slices, h, w))
+    logo = Logo(alpha, positions, opacity, ink.stored if len(ink.stored) > 1 else ink.stored * channels)
+    blended = np.stack(
+        [
+            search.blend(n, alpha, _at(positions, n), ink, opacity / 256) if positions[n, 0] >= 0 else clean[n]
+            for n in range(slices)
+        ]
+    )
+    return Placement(logo, blended, footprint(logo, slices, h, w))
 
 
 def footprint(logo: Logo, slices: int, h: int, w: int) -> NDArray[np.bool_]:
@@ -173,16 +187,23 @@ def _box_counts(
 
 def _inks(image: StoredImage) -> tuple[_Ink, ...]:
     """White and black as the image can store them; whatever the bounds allow, the display tells how it looks."""
-    window = image.window
     found = []
     for bright in (True, False):
-        value = window.high if bright != window.inverted else window.low
-        if image.values.dtype.kind != "f":
-            value = round(value)
-        value = float(np.clip(value, *image.bounds))
-        share = float(np.clip((value - window.low) / window.width, 0, 1))
-        found.append(_Ink(value, 1 - share if window.inverted else share))
+        levels = {window: _ink_level(image, window, bright) for window in image.windows}
+        shown = [[levels[window][1] for window in image.windows_of(n)] for n in range(len(image.values))]
+        stored = tuple(levels[window][0] for window in image.windows)
+        found.append(_Ink(stored, np.array(shown, np.float32)[:, :, None, None]))
     return tuple(found)
+
+
+def _ink_level(image: StoredImage, window: Window, bright: bool) -> tuple[float, float]:
+    """Stored value of white or black ink in a window, and what a display makes of it, 0 ... 1."""
+    value = window.high if bright != window.inverted else window.low
+    if image.values.dtype.kind != "f":
+        value = round(value)
+    value = float(np.clip(value, *image.bounds))
+    share = float(np.clip((value - window.low) / window.width, 0, 1))
+    return value, 1 - share if window.inverted else share
 
 
 def _drawings(
@@ -232,6 +253,7 @@ class _Search:
         region: ``(N, h, w)``, not to be touched.
         inks: candidates.
         opacity: of the preset.
+        inkable: ``(N, h, w)``, share of the samples of a cell that ink can move; ``None``: all of them.
     """
 
     judge: EffectJudge | None
@@ -239,6 +261,7 @@ class _Search:
     region: NDArray[np.bool_]
     inks: tuple[_Ink, ...]
     opacity: float
+    inkable: NDArray[np.float32] | None = None
 
     def places(self, drawings: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], NDArray[np.int32], _Ink]:
         """Upright drawing that has room, its most misleading place on each slice ``(N, 2)``, and the ink.
@@ -307,7 +330,7 @@ class _Search:
         tried = [key for key, contrast in contrasts.items() if contrast >= enough]
         effects = [contrasts[key] for key in tried]
         if self.judge is not None:
-            candidates = np.stack([_blend(self.clean[n], alpha, at, ink, self.opacity) for at, ink in tried])
+            candidates = np.stack([self.blend(n, alpha, at, ink, self.opacity) for at, ink in tried])
             effects = self.judge.effect(candidates, self.clean[n : n + 1]).tolist()
         found: dict[_Ink, tuple[float, _Place]] = {}
         for (at, ink), effect in zip(tried, effects, strict=True):
@@ -320,8 +343,16 @@ class _Search:
 
         Not the mean: a logo half of which is white on white has a good mean and cannot be read.
         """
-        under = self.clean[n, :, at[0] : at[0] + alpha.shape[0], at[1] : at[1] + alpha.shape[1]]
-        return float(np.quantile(np.abs(ink.shown - under).mean(0)[2 * alpha.astype(int) >= alpha.max()], _LOST))
+        box = np.s_[..., at[0] : at[0] + alpha.shape[0], at[1] : at[1] + alpha.shape[1]]
+        difference = np.abs(ink.shown[n] - self.clean[n][box]).mean(0)
+        if self.inkable is not None:  # ink on padding is never seen
+            difference = difference * self.inkable[n][box]
+        return float(np.quantile(difference[2 * alpha.astype(int) >= alpha.max()], _LOST))
+
+    def blend(self, n: int, alpha: NDArray[np.uint8], at: _Place, ink: _Ink, opacity: float) -> NDArray[np.float32]:
+        """A slice ``(C, h, w)`` with the logo at a place."""
+        inkable = None if self.inkable is None else self.inkable[n]
+        return _blend(self.clean[n], alpha, at, ink.shown[n], opacity, inkable)
 
     def drawing(
         self,
@@ -344,9 +375,7 @@ class _Search:
                 options.append((drawing, moved))
         if len(options) == 1:
             return first, positions
-        tried = [
-            _blend(self.clean[n], alpha, _at(places, n), ink, self.opacity) for n in judged for alpha, places in options
-        ]
+        tried = [self.blend(n, alpha, _at(places, n), ink, self.opacity) for n in judged for alpha, places in options]
         effect = judge.effect(np.stack(tried), self.clean[judged]).reshape(len(judged), len(options)).mean(0)
         return options[int(effect.argmax())]
 
@@ -376,7 +405,7 @@ class _Search:
         """Lightest of the candidate opacities that keeps 90 % of the effect of the strongest, in 1/256."""
         judged = _some(positions)
         levels = [0.0, *(self.opacity * factor for factor in _OPACITIES)]
-        tried = [_blend(self.clean[n], alpha, _at(positions, n), ink, level) for n in judged for level in levels]
+        tried = [self.blend(n, alpha, _at(positions, n), ink, level) for n in judged for level in levels]
         effect = judge.effect(np.stack(tried), self.clean[judged]).reshape(len(judged), len(levels)).mean(0)
         most = effect[1:].max()
         # Where a logo only helps the models, the second is above the first.
@@ -418,12 +447,20 @@ def _apart(places: list[_Place], size: tuple[int, ...], count: int) -> list[_Pla
 
 
 def _blend(
-    clean: NDArray[np.float32], alpha: NDArray[np.uint8], at: _Place, ink: _Ink, opacity: float
+    clean: NDArray[np.float32],
+    alpha: NDArray[np.uint8],
+    at: _Place,
+    shown: NDArray[np.float32],
+    opacity: float,
+    inkable: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """One slice ``(C, h, w)`` with the logo at a place."""
+    """One slice ``(C, h, w)`` with the logo at a place, in ink that is ``shown`` ``(C, 1, 1)``."""
     out = clean.copy()
-    box = np.s_[:, at[0] : at[0] + alpha.shape[0], at[1] : at[1] + alpha.shape[1]]
-    out[box] += (np.float32(ink.shown) - out[box]) * (alpha.astype(np.float32) / 255 * np.float32(opacity))
+    box = np.s_[..., at[0] : at[0] + alpha.shape[0], at[1] : at[1] + alpha.shape[1]]
+    cover = alpha.astype(np.float32) / 255 * np.float32(opacity)
+    if inkable is not None:
+        cover = cover * inkable[box]
+    out[box] += (shown - out[box]) * cover
     return out
 
 

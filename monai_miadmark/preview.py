@@ -18,7 +18,6 @@ from monai_miadmark.closeness import Closeness, InkWatch, compare
 from monai_miadmark.exact import apply_mark
 from monai_miadmark.fonts import normalized, readable_font
 from monai_miadmark.formats import carrier_for
-from monai_miadmark.image import StoredImage, displayed
 from monai_miadmark.marking import Marker, canonical_display, make_mark
 from monai_miadmark.masks import read_mask
 from monai_miadmark.opinions import Opinion, predicted
@@ -105,23 +104,23 @@ def preview(
         drawn = read_mask(*mask, data, name)
         region = drawn if drawn.ndim == 2 else drawn[at]
         choices = [replace(options, region=np.ascontiguousarray(region)) for options in choices]
-    one = StoredImage(image.values[at : at + 1], image.bounds, image.window, image.padding)
+    one = image.part([at])
     clean = canonical_display(one)
     samples = []
     for options in choices:
         watch = InkWatch(marker)
         values = apply_mark(one, make_mark(one, options, watch, os.urandom(32)))
-        marked = StoredImage(values, one.bounds, one.window, one.padding)
+        marked = one.with_values(values)
         samples.append(
             Sample(
                 options,
-                displayed(values[0], one.window, one.padding),
+                marked.shown(0),
                 compare(one, values, watch.ink),
                 predicted(marker, options.modality, clean, canonical_display(marked)),
             )
         )
         step()
-    return Preview(displayed(one.values[0], one.window, one.padding), tuple(samples), number, slices)
+    return Preview(one.shown(0), tuple(samples), number, slices)
 
 
 def draw_preview(made: Preview, title: str) -> bytes:

@@ -2,13 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recovery record: everything that leads from protected samples back to the original file.
 
-Layout of version 1, integers little-endian::
+Layout of versions 1 and 2, integers little-endian::
 
     8 bytes   b"MIADREC" and a zero byte
     2 bytes   version
     4 bytes   length of the head
     head      JSON (ASCII): shapes, types, digests, and the table of the sections
     sections  bytes, one after the other, in the order of the table, up to the end
+
+Version 2 is written where version 1 has no room for the mark: where ink blends within windows, or channels or groups of
+slices have scales of their own. All else is written as version 1.
 
 A record is read only after it was authenticated, and is still not trusted: every size is checked against the shape
 that the head declares, and that shape against a limit, before memory is taken.
@@ -36,8 +39,8 @@ from monai_miadmark.shell import CARRIED_FILE, SourceShell
 
 __all__ = ["DEFAULT_LIMIT", "VERSION", "RecoveryRecord"]
 
-VERSION = 1
-"""Version of the layout that is written; others are refused."""
+VERSION = 2
+"""Newest version of the layout; 1 is read and written too, others are refused."""
 
 DEFAULT_LIMIT = 1 << 34
 """Bytes that the samples, and all sections together, may take when a record is read (16 GiB)."""
@@ -223,7 +226,7 @@ class RecoveryRecord:
             "dtype": self.dtype,
             "bounds": [float(v).hex() for v in self.bounds],
             "padding": None if self.padding is None else [int(v) for v in self.padding],
-            "mark": None if self.mark is None else _mark_head(self.mark, parts),
+            "mark": None if self.mark is None else _mark_head(self.mark, self.shape, parts),
             "correction": None if self.correction is None else _correction_head(self.correction, parts),
             "shell": None if self.shell is None else _shell_head(self.shell, parts),
             "digests": {
@@ -236,7 +239,8 @@ class RecoveryRecord:
         text = json.dumps(head, separators=(",", ":"), sort_keys=True, allow_nan=False).encode("ascii")
         if len(text) > _MAX_HEAD:
             raise UnsupportedImageError(f"the facts about the source file take {len(text)} bytes, at most {_MAX_HEAD}")
-        return b"".join([_PREFIX.pack(_MAGIC, VERSION, len(text)), text, *parts.chunks])
+        version = VERSION if self.mark is not None and _needs_lists(self.mark, self.shape) else 1
+        return b"".join([_PREFIX.pack(_MAGIC, version, len(text)), text, *parts.chunks])
 
     @classmethod
     def from_bytes(
@@ -266,7 +270,7 @@ def _read(data: bytes, limit: int, samples: tuple[int, ...] | None) -> RecoveryR
     require(len(data) >= _PREFIX.size, "length")
     magic, version, length = _PREFIX.unpack_from(data)
     require(magic == _MAGIC, "magic")
-    if version != VERSION:
+    if not 1 <= version <= VERSION:
         raise TamperedError(f"unknown record version {version}")
     view = memoryview(data)[_PREFIX.size :]
     require(length <= min(len(view), _MAX_HEAD), "length of the head")
@@ -290,7 +294,7 @@ def _read(data: bytes, limit: int, samples: tuple[int, ...] | None) -> RecoveryR
         dtype=dtype.name,
         bounds=Bounds(low, high),
         padding=padding,
-        mark=None if head["mark"] is None else _read_mark(head["mark"], shape, sections),
+        mark=None if head["mark"] is None else _read_mark(head["mark"], shape, sections, version),
         correction=None if head["correction"] is None else _read_correction(head["correction"], shape, dtype, sections),
         shell=None if head["shell"] is None else _read_shell(head["shell"], sections),
         original_pixels=bytes.fromhex(digests["original_pixels"]),
@@ -298,13 +302,27 @@ def _read(data: bytes, limit: int, samples: tuple[int, ...] | None) -> RecoveryR
         original_file=None if digests["original_file"] is None else bytes.fromhex(digests["original_file"]),
     )
     require(not sections.names, "table")
+    lists = record.mark is not None and _needs_lists(record.mark, shape)
+    require(version == (VERSION if lists else 1), "version")
     return record
 
 
-def _mark_head(mark: ImageMark, parts: SectionWriter) -> dict[str, Any]:
+def _needs_lists(mark: ImageMark, shape: tuple[int, int, int, int]) -> bool:
+    """Whether version 1 has no room for a mark."""
+    several = isinstance(mark.step, tuple) or isinstance(mark.exponent, tuple)
+    return several or mark.windows is not None or (mark.logo is not None and len(mark.logo.values) != shape[3])
+
+
+def _mark_head(mark: ImageMark, shape: tuple[int, int, int, int], parts: SectionWriter) -> dict[str, Any]:
     """Head and sections of a mark."""
-    head: dict[str, Any] = {"step": int(mark.step), "exponent": int(mark.exponent), "field": None, "logo": None}
-    head["mask"] = mark.mask is not None
+    head: dict[str, Any] = {"field": None, "logo": None, "mask": mark.mask is not None}
+    lists = _needs_lists(mark, shape)
+    for name, value in (("step", mark.step), ("exponent", mark.exponent)):
+        several = [int(each) for each in value] if isinstance(value, tuple) else [int(value)]
+        head[name] = several if lists else several[0]
+    if lists:
+        windows = mark.windows
+        head["windows"] = None if windows is None else [[float(edge).hex() for edge in pair] for pair in windows]
     if mark.field is not None:
         head["field"] = list(mark.field.shape)
         parts.add("field", mark.field.pack(), pack=False)
@@ -321,11 +339,21 @@ def _mark_head(mark: ImageMark, parts: SectionWriter) -> dict[str, Any]:
     return head
 
 
-def _read_mark(head: Any, shape: tuple[int, int, int, int], sections: SectionReader) -> ImageMark:
+def _read_mark(head: Any, shape: tuple[int, int, int, int], sections: SectionReader, version: int) -> ImageMark:
     """Inverse of :func:`_mark_head`."""
-    keys(head, {"step", "exponent", "field", "logo", "mask"})
+    keys(head, {"step", "exponent", "field", "logo", "mask"} | ({"windows"} if version > 1 else set()))
     n, height, width, channels = shape
-    field = logo = mask = None
+    step: int | tuple[int, ...]
+    exponent: int | tuple[int, ...]
+    field = logo = mask = windows = None
+    if version == 1:
+        step, exponent = typed(head["step"], int), typed(head["exponent"], int)
+    else:
+        step, exponent = (_integers(head[name], n * channels) for name in ("step", "exponent"))
+        if head["windows"] is not None:
+            pairs = typed(head["windows"], list)
+            require(1 <= len(pairs) <= n * channels and all(len(typed(pair, list)) == 2 for pair in pairs), "windows")
+            windows = tuple((float.fromhex(low), float.fromhex(high)) for low, high in pairs)
     if head["field"] is not None:
         grid_n, grid_height, grid_width, planes = (typed(v, int) for v in typed(head["field"], list))
         # What unpacking takes follows from the grid: it must be no larger than the samples.
@@ -338,12 +366,21 @@ def _read_mark(head: Any, shape: tuple[int, int, int, int], sections: SectionRea
         require(min(rows, columns) >= 1, "logo")
         alpha = np.frombuffer(sections.take("alpha", rows * columns), np.uint8).reshape(rows, columns)
         positions = np.frombuffer(sections.take("positions", 8 * n), "<i4").reshape(n, 2).astype(np.int32)
-        values = tuple(float.fromhex(v) for v in typed(head["logo"]["values"], list))
+        inks = typed(head["logo"]["values"], list)
+        require(len(inks) <= n * channels and (version > 1 or len(inks) == channels), "logo")
+        values = tuple(float.fromhex(v) for v in inks)
         logo = Logo(alpha, positions, typed(head["logo"]["opacity"], int), values)
     if typed(head["mask"], bool):
         packed = np.frombuffer(sections.take("mask", -(-n * height * width // 8)), np.uint8)
         mask = np.unpackbits(packed, count=n * height * width).view(np.bool_).reshape(n, height, width)
-    return ImageMark(field, logo, mask, typed(head["step"], int), typed(head["exponent"], int))
+    return ImageMark(field, logo, mask, step, exponent, windows)
+
+
+def _integers(items: Any, most: int) -> int | tuple[int, ...]:
+    """Integers of a list with at most so many; a single one as such."""
+    found = tuple(typed(item, int) for item in typed(items, list))
+    require(1 <= len(found) <= most, "list")
+    return found[0] if len(found) == 1 else found
 
 
 def _correction_head(correction: NDArray[Any] | SparseCorrection, parts: SectionWriter) -> dict[str, Any]:

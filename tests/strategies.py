@@ -64,10 +64,16 @@ def images(draw: st.DrawFn, longest: int = 21) -> StoredImage:
     )
     at = int(rng.choice(finite)) if finite.size else 0
     padding = draw(st.sampled_from([None, None, (at, at), (at - 3, at + 1), (0, 0), (-(10**12), -(10**11))]))
-    width = draw(st.sampled_from([2.0**-30, 1.0, 255.0, 400.0, 65535.0, 2.0**32]))
-    return StoredImage(
-        values, Bounds(min(bounds), max(bounds)), Window(low, max(low + width, low + abs(low) / 1024 + 2**-20)), padding
-    )
+    inverted = draw(st.booleans())
+    count = draw(st.sampled_from([1, shape[3], shape[0] * shape[3]]))  # one for all, for each channel, for each slice
+
+    def window() -> Window:
+        width = draw(st.sampled_from([2.0**-30, 1.0, 3.3, 255.0, 400.0, 65535.0, 2.0**32]))
+        black = draw(st.sampled_from([low, low, (low + high) / 2, high]))
+        return Window(black, max(black + width, black + abs(black) / 1024 + 2**-20), inverted)
+
+    found = tuple(window() for _ in range(count))
+    return StoredImage(values, Bounds(min(bounds), max(bounds)), found[0] if count == 1 else found, padding)
 
 
 @st.composite
@@ -82,13 +88,13 @@ def fields(draw: st.DrawFn, n: int, height: int, width: int, channels: int) -> F
 
 
 @st.composite
-def logos(draw: st.DrawFn, n: int, channels: int) -> Logo:
+def logos(draw: st.DrawFn, n: int, channels: int, groups: int = 1) -> Logo:
     """Logos at, across and beyond the borders of the image, with ink of any value."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     alpha = rng.integers(0, 255, (draw(st.integers(1, 9)), draw(st.integers(1, 9))), np.uint8, endpoint=True)
     positions = rng.integers(-2, 12, (n, 2)).astype(np.int32)
     ink = st.sampled_from([0.0, 255.0, -(2.0**31), 2.0**32 - 1, 3.4e38, 1e300, 0.1])
-    return Logo(alpha, positions, draw(st.integers(0, 191)), tuple(draw(ink) for _ in range(channels)))
+    return Logo(alpha, positions, draw(st.integers(0, 191)), tuple(draw(ink) for _ in range(groups * channels)))
 
 
 @st.composite
@@ -96,14 +102,16 @@ def marks(draw: st.DrawFn, image: StoredImage) -> ImageMark:
     """Marks with any of their parts, that fit an image."""
     n, height, width, channels = image.values.shape
     field = draw(st.none() | fields(n, height, width, channels))
-    logo = draw(st.none() | logos(n, channels))
+    groups = len(image.windows) // channels or 1
+    logo = draw(st.none() | logos(n, channels, groups))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     mask = rng.random((n, height, width)) < 0.5 if draw(st.booleans()) else None
-    step, exponent = step_for(image.window, image.values.dtype)
+    steps, exponents = zip(*(step_for(window, image.values.dtype) for window in image.windows), strict=True)
     if draw(st.booleans()):
-        step = draw(st.integers(0, MAX_STEP))
-        exponent = draw(st.integers(-1074, 1000)) if image.values.dtype.kind == "f" else 0
-    return ImageMark(field, logo, mask, step, exponent)
+        steps = tuple(draw(st.integers(0, MAX_STEP)) for _ in steps)
+        exponents = tuple(draw(st.integers(-1074, 1000)) if image.values.dtype.kind == "f" else 0 for _ in steps)
+    windows = tuple((window.low, window.high) for window in image.windows)
+    return ImageMark(field, logo, mask, steps, exponents, draw(st.sampled_from([None, windows, windows])))
 
 
 @st.composite

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from monai_miadmark.appearance import Appearance
 from monai_miadmark.budget import (
     Visibility,
     _largest_gain,
@@ -153,7 +154,7 @@ class TestFitToLikeness:
         region, logo = box(display.shape, *self.REGION), box(display.shape, *self.LOGO)
         budget = likeness_budget(display, model, region, cap, logo)
         budget = np.where(logo, 24 / 255, budget)
-        fitted = fit_to_likeness(display, display, fraction, budget, model, region, cap, logo)
+        fitted = fit_to_likeness(display, Appearance(display), fraction, budget, model, region, cap, logo)
         stored = cell_budget(block_scales(fitted), *display.shape[2:])
         changed = (display + np.rint(fraction * 2) / 2 * stored).clip(0, 1).astype(np.float32)
         return budget, fitted, display, changed
@@ -205,7 +206,9 @@ class TestFitToLikeness:
         amounts, similar = [], []
         for quick in (False, True):
             budget = likeness_budget(display, MODEL, region, 3 / 255, logo, quick)
-            fitted = fit_to_likeness(display, display, fraction, budget, MODEL, region, 3 / 255, logo, quick)
+            fitted = fit_to_likeness(
+                display, Appearance(display), fraction, budget, MODEL, region, 3 / 255, logo, quick
+            )
             changed = (display + fraction * cell_budget(block_scales(fitted), 96, 96)).clip(0, 1).astype(np.float32)
             amounts.append(fitted[~logo].mean())
             similar.append(likeness(display[0], changed[0], ~logo[0]))
@@ -221,7 +224,7 @@ class TestFitToLikeness:
         display = picture(*size)
         none, budget = nowhere(display), np.full((2, *size), 0.05)
         fraction = np.ones((2, 1, *size), np.float32)
-        fitted = fit_to_likeness(display, display, fraction, budget, MODEL, none, 0, none)
+        fitted = fit_to_likeness(display, Appearance(display), fraction, budget, MODEL, none, 0, none)
         assert fitted.shape == budget.shape and np.isfinite(fitted).all() and fitted.max() <= MODEL.ceiling
         assert np.array_equal(budget, np.full((2, *size), 0.05))  # the caller's stays
 

@@ -43,6 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "wrapping",
     ),
     (
+        "appearance",
         "argument_types",
         "field",
         "initial_weights",

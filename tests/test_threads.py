@@ -14,6 +14,7 @@ from networks import ensemble, flat_budget, generator, pictures
 from threadpoolctl import threadpool_info
 
 from monai_miadmark import stacks
+from monai_miadmark.appearance import Appearance
 from monai_miadmark.budget import Visibility, fit_to_likeness, likeness_budget
 from monai_miadmark.critic import EnsembleCritic
 from monai_miadmark.gradient_steps import GradientPerturber
@@ -98,7 +99,10 @@ def test_marks_of_a_stack_do_not_depend_on_threads(threads: None, monkeypatch: p
             ]
         assert torch.get_num_threads() == count
         amounts = likeness_budget(images, Visibility(), none, 0, none)
-        fields += [amounts, fit_to_likeness(images, images, fields[1], amounts, Visibility(), none, 0, none)]
+        fields += [
+            amounts,
+            fit_to_likeness(images, Appearance(images), fields[1], amounts, Visibility(), none, 0, none),
+        ]
         found.append(fields)
     for alone, beside in zip(*found, strict=True):
         np.testing.assert_allclose(alone, beside, rtol=1e-4, atol=1e-5)

@@ -18,6 +18,7 @@ from monai.bundle import ConfigParser
 from monai.handlers import CheckpointSaver
 from networks import CLASSES, SIDE, classifier, ensemble, generator
 
+from monai_miadmark.appearance import Appearance
 from monai_miadmark.budget import Visibility, fit_to_likeness
 from monai_miadmark.critic import EnsembleCritic
 from monai_miadmark.diversity import InputDiversity
@@ -423,7 +424,7 @@ class TestFittedBudget:
         levels = rng.choice([-1.0, -0.5, 0.5, 1.0], clean.shape).astype(np.float32)
         region, logo = np.zeros((2, 1, 64, 60), bool)
         budget = np.full((1, 64, 60), 10 / 255)
-        tried = fit_to_likeness(clean, clean, levels, budget, model, region, 0.0, logo)
+        tried = fit_to_likeness(clean, Appearance(clean), levels, budget, model, region, 0.0, logo)
         tensors = [torch.from_numpy(a) for a in (clean, levels, budget[:, None].astype(np.float32))]
         everywhere = torch.ones(1, 1, 64, 60, dtype=torch.bool)
         likeness = SoftLikeness(tensors[0], everywhere)

@@ -23,7 +23,7 @@ from PIL import Image
 from monai_miadmark.errors import MIADMarkError, UnsupportedImageError
 from monai_miadmark.files import open_regular
 from monai_miadmark.formats import carrier_for
-from monai_miadmark.image import StoredImage, displayed
+from monai_miadmark.image import StoredImage
 from monai_miadmark.marking import Marker, canonical_display, locate_region
 from monai_miadmark.masks import read_mask
 from monai_miadmark.options import ProtectOptions
@@ -78,9 +78,7 @@ class Pair:
 
     def part(self, slices: list[int]) -> tuple[StoredImage, StoredImage]:
         """Some slices of both."""
-        image = self.original
-        rest = (image.bounds, image.window, image.padding)
-        return StoredImage(image.values[slices], *rest), StoredImage(self.protected[slices], *rest)
+        return self.original.part(slices), self.original.with_values(self.protected).part(slices)
 
 
 class Picture(NamedTuple):
@@ -141,7 +139,7 @@ def pictures(
     count = len(pair.original.values)
     at = count // 2
     before, after = pair.part([at])
-    shown = [displayed(image.values[0], image.window, image.padding) for image in (before, after)]
+    shown = [image.shown(0) for image in (before, after)]
     made = [Picture("original", _photo(_tile(shown[0])))] if originals else []
     made.append(Picture("protected", _photo(_tile(shown[1]))))
     cells = [canonical_display(image)[0] for image in (before, after)]
