@@ -5,7 +5,7 @@
 All integers are big-endian::
 
     magic              8  b"MIADMARK"
-    version            1  1
+    version            1  2 (1 is read too)
     header length      4  at most 1 MiB
     header                JSON, ASCII, see below; a space is put behind it where that makes the whole even, because
                           values in DICOM are padded to even length and must come back as they were
@@ -15,7 +15,7 @@ All integers are big-endian::
 
 The header is an object with exactly these members: ``suite`` (text), ``protected_pixels`` (SHA-256, hex),
 ``recipients`` (list of ``{kind, key_id (hex), wrapped (base64)}``), ``nonce`` (12 bytes, hex), ``commitment`` (SHA-256,
-hex) and ``signature`` (``{kind, public_key (base64), signature (base64)}`` or null).
+hex), ``notes`` (version 2 only) and ``signature`` (``{kind, public_key (base64), signature (base64)}`` or null).
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ import hmac
 import json
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from monai_miadmark.errors import NotProtectedError, TamperedError
+from monai_miadmark.notes import Note, checked_notes
+from monai_miadmark.passphrases import WRAPPED_BYTES
 from monai_miadmark.signatures import Verifier
 from monai_miadmark.wrapping import KEY_ID_BYTES, KINDS
 
@@ -40,6 +43,7 @@ __all__ = [
     "NONCE_BYTES",
     "SUITE",
     "VERSION",
+    "VERSIONS",
     "Envelope",
     "EnvelopeInfo",
     "Header",
@@ -53,7 +57,10 @@ __all__ = [
 ]
 
 MAGIC = b"MIADMARK"
-VERSION = 1
+VERSION = 2
+"""Version that is written."""
+VERSIONS = (1, 2)
+"""Versions that are read."""
 SUITE = "AES-256-GCM+SHA-256"
 DIGEST_BYTES = 32
 NONCE_BYTES = 12
@@ -97,13 +104,15 @@ class HeaderSignature:
 
 @dataclass(frozen=True)
 class Header:
-    """All that stands in the header. Digests are 32 bytes, the nonce is 12."""
+    """All that stands in the header, and the version of the envelope. Digests are 32 bytes, the nonce is 12."""
 
     protected_pixels: bytes
     wrapped_keys: tuple[WrappedKey, ...]
     nonce: bytes
     commitment: bytes
     signature: HeaderSignature | None
+    notes: Mapping[str, Note] = field(default_factory=dict)
+    version: int = VERSION
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,7 @@ class EnvelopeInfo:
         signer: kind and key id (hex) of the custodian that it names as signer; not verified by ``inspect_envelope``.
         envelope_bytes: size of all.
         record_bytes: size of the sealed part.
+        notes: public facts about the image, by name; authentic only if record or signature have been verified.
     """
 
     version: int
@@ -136,6 +146,7 @@ class EnvelopeInfo:
     signer: tuple[str, str] | None
     envelope_bytes: int
     record_bytes: int
+    notes: Mapping[str, Note] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The same for JSON."""
@@ -147,6 +158,7 @@ class EnvelopeInfo:
             "signer": None if self.signer is None else {"kind": self.signer[0], "key_id": self.signer[1]},
             "envelope_bytes": self.envelope_bytes,
             "record_bytes": self.record_bytes,
+            "notes": dict(self.notes),
         }
 
 
@@ -161,21 +173,22 @@ def inspect_envelope(envelope: bytes) -> EnvelopeInfo:
     header = parsed.header
     signer = header.signature.verifier if header.signature is not None else None
     return EnvelopeInfo(
-        version=VERSION,
+        version=header.version,
         suite=SUITE,
         recipients=tuple((key.kind, key.key_id.hex()) for key in header.wrapped_keys),
         protected_pixels=header.protected_pixels.hex(),
         signer=None if signer is None else (signer.kind, signer.key_id.hex()),
         envelope_bytes=len(envelope),
         record_bytes=len(parsed.ciphertext),
+        notes=header.notes,
     )
 
 
 def encode_prefix(header: Header, plaintext_bytes: int) -> bytes:
-    """All bytes before the ciphertext, which are its associated data too.
+    """All bytes before the ciphertext, which are its associated data too. Always of the newest version.
 
     Raises:
-        ValueError: too many recipients for one record.
+        ValueError: too many recipients for one record, or notes that are none.
     """
     signature = header.signature
     content = {
@@ -187,6 +200,7 @@ def encode_prefix(header: Header, plaintext_bytes: int) -> bytes:
         ],
         "nonce": header.nonce.hex(),
         "commitment": header.commitment.hex(),
+        "notes": checked_notes(header.notes),
         "signature": None
         if signature is None
         else {
@@ -226,7 +240,7 @@ def parse_envelope(envelope: bytes) -> Envelope:
     if len(view) < _START.size:
         raise TamperedError("the sealed record is truncated")
     _, version, header_bytes = _START.unpack_from(view)
-    if version != VERSION:
+    if version not in VERSIONS:
         raise TamperedError(f"unknown envelope version {version}: damaged, or made by a newer monai_miadmark")
     body = _START.size + header_bytes + _LENGTH.size
     if header_bytes > _MAX_HEADER_BYTES:
@@ -242,7 +256,7 @@ def parse_envelope(envelope: bytes) -> Envelope:
     if ciphertext_bytes < _TAG_BYTES:
         raise TamperedError("the sealed record is too short to be one")
     try:
-        header = _decode_header(bytes(view[_START.size : body - _LENGTH.size]))
+        header = _decode_header(bytes(view[_START.size : body - _LENGTH.size]), version)
     except (ValueError, RecursionError) as error:
         # What json says may quote the file; what is said here does not.
         reason = str(error) if type(error) is _HeaderError else "not the JSON of one"
@@ -269,10 +283,10 @@ def peek_header(stream: BinaryIO) -> Header:
     if len(start) < _START.size:
         raise TamperedError("the sealed record is truncated")
     _, version, header_bytes = _START.unpack(start)
-    if version != VERSION or header_bytes > _MAX_HEADER_BYTES:
+    if version not in VERSIONS or header_bytes > _MAX_HEADER_BYTES:
         raise TamperedError("the sealed record is damaged, or made by a newer monai_miadmark")
     try:
-        return _decode_header(stream.read(header_bytes))
+        return _decode_header(stream.read(header_bytes), version)
     except (ValueError, RecursionError):
         raise TamperedError("the header of the sealed record is malformed") from None
 
@@ -281,11 +295,12 @@ class _HeaderError(ValueError):
     """A member of the header is not as it must be."""
 
 
-def _decode_header(data: bytes) -> Header:
+def _decode_header(data: bytes, version: int) -> Header:
     """The header of its JSON; ValueError or RecursionError for anything unexpected."""
+    names = ("suite", "protected_pixels", "recipients", "nonce", "commitment", "signature")
     members = _object(
         json.loads(data.decode("ascii"), object_pairs_hook=_unique, parse_constant=_no_constant),
-        ("suite", "protected_pixels", "recipients", "nonce", "commitment", "signature"),
+        names if version == 1 else (*names, "notes"),
     )
     if members["suite"] != SUITE:
         raise _HeaderError("unknown suite")
@@ -297,13 +312,28 @@ def _decode_header(data: bytes) -> Header:
         raise _HeaderError("a recipient occurs twice")
     if sum(key.kind == "passphrase" for key in keys) > MAX_PASSPHRASES:
         raise _HeaderError("too many passphrases")
+    # Which form a wrapped key has is decided by the version alone: the older one does not commit to its key.
+    if any(key.kind == "passphrase" and len(key.wrapped) != WRAPPED_BYTES[version] for key in keys):
+        raise _HeaderError("a key wrapped for a passphrase has another length")
     return Header(
         protected_pixels=_from_hex(members["protected_pixels"], DIGEST_BYTES),
         wrapped_keys=keys,
         nonce=_from_hex(members["nonce"], NONCE_BYTES),
         commitment=_from_hex(members["commitment"], DIGEST_BYTES),
         signature=None if members["signature"] is None else _decode_signature(members["signature"]),
+        notes=_decode_notes(members.get("notes", {})),
+        version=version,
     )
+
+
+def _decode_notes(value: object) -> dict[str, Note]:
+    """The notes of the header."""
+    if not isinstance(value, dict):
+        raise _HeaderError("the notes are none")
+    try:
+        return checked_notes(value)
+    except ValueError:
+        raise _HeaderError("a note is malformed") from None
 
 
 def _decode_wrapped_key(value: object) -> WrappedKey:

@@ -11,7 +11,7 @@ hybrid     HPKE base mode (RFC 9180), ML-KEM-768 + X25519, HKDF-SHA256, AES-256-
 x25519     HPKE base mode, X25519, HKDF-SHA256, AES-256-GCM                           80
 p256       HPKE base mode, P-256, HKDF-SHA256, AES-256-GCM                            113
 cms        CMS EnvelopedData (RFC 5652) for an RSA certificate, AES-256-CBC           about 600
-passphrase Argon2id (RFC 9106), AES-256-GCM (in ``passphrases``)                      82
+passphrase Argon2id (RFC 9106), HKDF-SHA256, AES-256-GCM (in ``passphrases``)         114
 ========== ========================================================================== =============
 
 What is wrapped is bound to a context (the caller's bytes), so that a wrapped key taken out of one record is of no use
@@ -47,6 +47,7 @@ from monai_miadmark.wrapping import (
 )
 
 __all__ = [
+    "MAX_RECIPIENTS",
     "CmsIdentity",
     "CmsRecipient",
     "HpkeIdentity",
@@ -60,6 +61,8 @@ __all__ = [
 _KEMS = {"hybrid": hpke.KEM.MLKEM768_X25519, "x25519": hpke.KEM.X25519, "p256": hpke.KEM.P256}
 _X25519_SPKI_BYTES = 44
 _MIN_RSA_BITS = 2048
+MAX_RECIPIENTS = 8192
+"""More never fit the header of an envelope."""
 _ROSTER_COUNT = struct.Struct(">H")
 _ROSTER_ENTRY = struct.Struct(">BI")  # length of the kind's name, length of the public bytes
 
@@ -311,7 +314,13 @@ def recipient_from_public_bytes(kind: str, data: bytes) -> HpkeRecipient | CmsRe
 
 
 def encode_roster(recipients: Sequence[Recipient]) -> bytes:
-    """Count, and for each its kind and public bytes; passphrases have none and are left out."""
+    """Count, and for each its kind and public bytes; passphrases have none and are left out.
+
+    Raises:
+        ValueError: too many.
+    """
+    if len(recipients) > MAX_RECIPIENTS:
+        raise ValueError(f"{len(recipients)} recipients are too many for one record")
     parts = []
     for recipient in recipients:
         public = recipient.public_bytes()
@@ -331,6 +340,8 @@ def decode_roster(payload: bytes) -> tuple[dict[tuple[str, bytes], Recipient], i
     try:
         (count,) = _ROSTER_COUNT.unpack_from(payload)
         offset = _ROSTER_COUNT.size
+        if count > MAX_RECIPIENTS:
+            raise ValueError
         for _ in range(count):
             kind_bytes, public_bytes = _ROSTER_ENTRY.unpack_from(payload, offset)
             middle = offset + _ROSTER_ENTRY.size + kind_bytes

@@ -3,9 +3,12 @@
 """Seal a recovery record for recipients, open it, and change who may open it. Knows bytes only, nothing of images.
 
 The payload under AES-256-GCM is the roster (public bytes of the recipients, so that any of them can wrap a new content
-key for the others), a salt of 32 bytes, and the record. The header holds SHA-256(salt | record) as a commitment: a
-custodian's signature is over it and the digest of the protected pixels, so that it covers the record, tells nothing
-about it, and stays valid when recipients come and go.
+key for the others), a salt of 32 bytes, and the record. The header holds SHA-256(salt | record) as a commitment. A
+custodian's signature is over it and everything else in the header: over the record, of which it tells nothing, and over
+the recipients, so that nobody who once could open the record makes it over to others in the custodian's name. Whoever
+changes the recipients signs anew, or the signature goes.
+
+Envelopes of version 1, whose signature does not cover recipients, are read; what is sealed anew is of version 2.
 """
 
 from __future__ import annotations
@@ -13,12 +16,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from monai_miadmark.bindings import signed_message, wrap_context
 from monai_miadmark.envelope import (
     DIGEST_BYTES,
     NONCE_BYTES,
@@ -33,8 +37,10 @@ from monai_miadmark.envelope import (
     inspect_envelope,
     parse_envelope,
 )
-from monai_miadmark.errors import SignatureError, TamperedError, UnsupportedImageError, WrongKeyError
-from monai_miadmark.recipients import decode_roster, encode_roster
+from monai_miadmark.errors import MIADMarkError, SignatureError, TamperedError, UnsupportedImageError, WrongKeyError
+from monai_miadmark.notes import Note, checked_notes
+from monai_miadmark.passphrases import PassphraseIdentity
+from monai_miadmark.recipients import MAX_RECIPIENTS, decode_roster, encode_roster
 from monai_miadmark.signatures import Signer, Verifier
 from monai_miadmark.wrapping import CONTENT_KEY_BYTES, KeyIdentity, Recipient
 
@@ -65,6 +71,7 @@ class Opened:
         recipients: kind and key id of all who can open it.
         opened_by: kind and key id of the recipient whose identity opened it.
         signer: who signed it; the signature has been verified. ``None`` without one.
+        notes: public facts of the header.
     """
 
     record: bytes = field(repr=False)
@@ -72,6 +79,7 @@ class Opened:
     recipients: tuple[tuple[str, bytes], ...]
     opened_by: tuple[str, bytes]
     signer: Verifier | None
+    notes: Mapping[str, Note] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, repr=False)
@@ -92,6 +100,7 @@ def seal(
     protected_pixels: bytes,
     content_key: bytes | None = None,
     signer: Signer | None = None,
+    notes: Mapping[str, Note] | None = None,
 ) -> bytes:
     """Seal a record.
 
@@ -101,16 +110,18 @@ def seal(
         protected_pixels: SHA-256 of the protected pixels (32 bytes), which the record is bound to.
         content_key: 32 random bytes that serve no other record; made here if not given.
         signer: the custodian, if the record is to be signed.
+        notes: public facts about the image that anyone may read, see :func:`~monai_miadmark.notes.checked_notes`.
 
     Returns:
         The envelope, of an even number of bytes.
 
     Raises:
-        ValueError: no recipient or too many, or an argument of a wrong length.
+        ValueError: no recipient or too many, an argument of a wrong length, or notes that are none.
         UnsupportedImageError: the record has 2 GiB or more.
     """
     key = os.urandom(CONTENT_KEY_BYTES) if content_key is None else content_key
-    return _seal(record, recipients, protected_pixels, key, os.urandom(_SALT_BYTES), os.urandom(NONCE_BYTES), signer)
+    salt, nonce = os.urandom(_SALT_BYTES), os.urandom(NONCE_BYTES)
+    return _seal(record, recipients, protected_pixels, key, salt, nonce, signer, notes or {})
 
 
 def open_envelope(
@@ -142,6 +153,7 @@ def open_envelope(
         recipients=tuple(key.name for key in parsed.header.wrapped_keys),
         opened_by=unsealed.opened_by.name,
         signer=signer,
+        notes=parsed.header.notes,
     )
 
 
@@ -164,19 +176,22 @@ def verify_envelope(envelope: bytes, protected_pixels: bytes | None, signer: Ver
     return inspect_envelope(envelope)
 
 
-def grant(envelope: bytes, identity: KeyIdentity, recipients: Iterable[Recipient]) -> bytes:
+def grant(
+    envelope: bytes, identity: KeyIdentity, recipients: Iterable[Recipient], signer: Signer | None = None
+) -> bytes:
     """Let others open a record too, without the original image.
 
     Args:
         envelope: the sealed record.
         identity: of someone who can open it.
         recipients: to be added; those who can open it already are left as they are.
+        signer: the custodian who signs the record for its new recipients.
 
     Returns:
-        A new envelope. The content key and a signature stay as they are.
+        A new envelope with the same content key. Without ``signer`` it is not signed, whether or not the old one was.
 
     Raises:
-        ValueError: too many recipients.
+        ValueError: too many recipients, or the envelope is of version 1 and for somebody else's passphrase, too.
         MIADMarkError: as :func:`open_envelope`.
     """
     parsed = parse_envelope(envelope)
@@ -184,12 +199,17 @@ def grant(envelope: bytes, identity: KeyIdentity, recipients: Iterable[Recipient
     unsealed = _unseal(parsed, [identity])
     present = {key.name for key in unsealed.header.wrapped_keys}
     added = [recipient for recipient in _unique(recipients) if (recipient.kind, recipient.key_id) not in present]
-    context = _wrap_context(unsealed.header.protected_pixels)
-    wrapped = [*unsealed.header.wrapped_keys, *_wrap(unsealed.content_key, added, context)]
-    return _reseal(unsealed, unsealed.content_key, wrapped, [*unsealed.roster.values(), *added])
+    kept: Sequence[WrappedKey] = unsealed.header.wrapped_keys
+    context = wrap_context(VERSION, unsealed.header.protected_pixels)
+    if unsealed.header.version != VERSION:  # what was wrapped is bound to its version
+        kept = _wrap(unsealed.content_key, _remaining(unsealed, kept, identity), context)
+    wrapped = [*kept, *_wrap(unsealed.content_key, added, context)]
+    return _reseal(unsealed, unsealed.content_key, wrapped, [*unsealed.roster.values(), *added], signer)
 
 
-def revoke(envelope: bytes, identity: KeyIdentity, recipients: Iterable[Recipient | bytes]) -> bytes:
+def revoke(
+    envelope: bytes, identity: KeyIdentity, recipients: Iterable[Recipient | bytes], signer: Signer | None = None
+) -> bytes:
     """Take recipients out of a record, without the original image.
 
     The rest get a fresh content key. Who was taken out can still open a copy of the old envelope.
@@ -198,13 +218,14 @@ def revoke(envelope: bytes, identity: KeyIdentity, recipients: Iterable[Recipien
         envelope: the sealed record.
         identity: of someone who can open it.
         recipients: to be taken out, or their key ids.
+        signer: the custodian who signs the record for its new recipients.
 
     Returns:
-        A new envelope. A signature stays as it is.
+        A new envelope. Without ``signer`` it is not signed, whether or not the old one was.
 
     Raises:
-        ValueError: one of them is no recipient, none would be left, or a passphrase would be left (only who knows it
-            could wrap the fresh key for it: take it out, and grant it again).
+        ValueError: one of them is no recipient, none would be left, or somebody else's passphrase would be left (only
+            who knows it could wrap the fresh key for it: take it out, and grant it again).
         MIADMarkError: as :func:`open_envelope`.
     """
     parsed = parse_envelope(envelope)
@@ -217,18 +238,27 @@ def revoke(envelope: bytes, identity: KeyIdentity, recipients: Iterable[Recipien
     left = [key for key in unsealed.header.wrapped_keys if key.key_id not in unwanted]
     if not left:
         raise ValueError("no recipient would be left to open the record")
-    remaining = []
-    for key in left:
-        if key.kind == "passphrase":
-            raise ValueError(
-                f"passphrase {key.key_id.hex()} cannot be given a fresh content key: revoke it too, and grant it again"
-            )
-        if key.name not in unsealed.roster:
-            raise TamperedError(f"recipient {key.kind} {key.key_id.hex()} is not in the sealed list of recipients")
-        remaining.append(unsealed.roster[key.name])
+    remaining = _remaining(unsealed, left, identity)
     content_key = os.urandom(CONTENT_KEY_BYTES)
-    wrapped = _wrap(content_key, remaining, _wrap_context(unsealed.header.protected_pixels))
-    return _reseal(unsealed, content_key, wrapped, remaining)
+    wrapped = _wrap(content_key, remaining, wrap_context(VERSION, unsealed.header.protected_pixels))
+    return _reseal(unsealed, content_key, wrapped, remaining, signer)
+
+
+def _remaining(unsealed: _Unsealed, left: Iterable[WrappedKey], identity: KeyIdentity) -> list[Recipient]:
+    """The recipients of keys that are to be wrapped anew."""
+    remaining: list[Recipient] = []
+    for key in left:
+        if key == unsealed.opened_by and isinstance(identity, PassphraseIdentity):
+            remaining.append(identity.recipient_of(key.wrapped))
+        elif key.kind == "passphrase":
+            raise ValueError(
+                f"the key for passphrase {key.key_id.hex()} cannot be wrapped anew: revoke it too, and grant it again"
+            )
+        elif key.name not in unsealed.roster:
+            raise TamperedError(f"recipient {key.kind} {key.key_id.hex()} is not in the sealed list of recipients")
+        else:
+            remaining.append(unsealed.roster[key.name])
+    return remaining
 
 
 def _seal(
@@ -239,6 +269,7 @@ def _seal(
     salt: bytes,
     nonce: bytes,
     signer: Signer | None,
+    notes: Mapping[str, Note],
 ) -> bytes:
     """Seal with the randomness given, so that frozen vectors can be made; what recipients draw is not part of it."""
     wanted = _unique(recipients)
@@ -254,24 +285,33 @@ def _seal(
             raise ValueError(f"{name} must have {size} bytes, not {len(value)}")
     if len(record) > _MAX_RECORD_BYTES:
         raise UnsupportedImageError(f"its recovery record has {len(record)} bytes: at most {_MAX_RECORD_BYTES} fit")
-    commitment = _commitment(salt, record)
-    signature = None
-    if signer is not None:
-        signed = signer.sign(_signed_message(protected_pixels, commitment))
-        signature = HeaderSignature(signer.verifier, signed)
-    wrapped = _wrap(content_key, wanted, _wrap_context(protected_pixels))
-    header = Header(protected_pixels, tuple(wrapped), nonce, commitment, signature)
-    return _encrypt(header, content_key, b"".join([encode_roster(wanted), salt, record]))
+    roster = encode_roster(wanted)
+    wrapped = _wrap(content_key, wanted, wrap_context(VERSION, protected_pixels))
+    header = Header(protected_pixels, tuple(wrapped), nonce, _commitment(salt, record), None, checked_notes(notes))
+    return _encrypt(_signed(header, signer), content_key, b"".join([roster, salt, record]))
 
 
 def _reseal(
-    unsealed: _Unsealed, content_key: bytes, wrapped: Sequence[WrappedKey], roster: Sequence[Recipient]
+    unsealed: _Unsealed,
+    content_key: bytes,
+    wrapped: Sequence[WrappedKey],
+    roster: Sequence[Recipient],
+    signer: Signer | None,
 ) -> bytes:
     """The same record for other recipients."""
     old = unsealed.header
     # The content key may be the same as before: a nonce must never come twice under one key.
-    header = Header(old.protected_pixels, tuple(wrapped), os.urandom(NONCE_BYTES), old.commitment, old.signature)
-    return _encrypt(header, content_key, b"".join([encode_roster(roster), unsealed.salt, unsealed.record]))
+    nonce = os.urandom(NONCE_BYTES)
+    header = Header(old.protected_pixels, tuple(wrapped), nonce, old.commitment, None, old.notes)
+    payload = b"".join([encode_roster(roster), unsealed.salt, unsealed.record])
+    return _encrypt(_signed(header, signer), content_key, payload)
+
+
+def _signed(header: Header, signer: Signer | None) -> Header:
+    """The header with a signature, where there is somebody to sign."""
+    if signer is None:
+        return header
+    return replace(header, signature=HeaderSignature(signer.verifier, signer.sign(signed_message(header))))
 
 
 def _encrypt(header: Header, content_key: bytes, payload: bytes) -> bytes:
@@ -287,19 +327,28 @@ def _unseal(envelope: Envelope, identities: Iterable[KeyIdentity]) -> _Unsealed:
     try:
         payload = AESGCM(content_key).decrypt(header.nonce, envelope.ciphertext, envelope.associated_data)
     except InvalidTag:
-        raise TamperedError("the sealed record or its header has been changed") from None
+        raise _unopened(header, opened_by, "the sealed record or its header has been changed") from None
     roster, offset = decode_roster(payload)
     salt, record = payload[offset : offset + _SALT_BYTES], payload[offset + _SALT_BYTES :]
     # AES-GCM alone would let a malicious custodian make one ciphertext that opens to different records under
     # different keys; and the signature is over the commitment, not over the record.
     if len(salt) != _SALT_BYTES or not hmac.compare_digest(_commitment(salt, record), header.commitment):
-        raise TamperedError("the record is not the one that its header commits to")
+        raise _unopened(header, opened_by, "the record is not the one that its header commits to")
     return _Unsealed(header, opened_by, content_key, roster, salt, record)
+
+
+def _unopened(header: Header, opened_by: WrappedKey, reason: str) -> MIADMarkError:
+    """The error for a record that its content key does not open."""
+    # What version 1 wrapped for passphrases may open under several that the sender chose. If that were told apart from
+    # a wrong passphrase, each entry would test more than one guess.
+    if header.version == 1 and opened_by.kind == "passphrase":
+        return WrongKeyError("the passphrase does not open this record, or the record has been changed")
+    return TamperedError(reason)
 
 
 def _find_content_key(header: Header, identities: Iterable[KeyIdentity]) -> tuple[WrappedKey, bytes]:
     """The first wrapped key that one of the identities unwraps."""
-    context = _wrap_context(header.protected_pixels)
+    context = wrap_context(header.version, header.protected_pixels)
     # Passphrases last: they have to be tried, and each trial is meant to be slow.
     ordered = sorted(identities, key=lambda identity: identity.key_id is None)
     addressed: KeyIdentity | None = None
@@ -337,28 +386,21 @@ def _verify_header(header: Header, protected_pixels: bytes | None, signer: Verif
         return None
     if signer is not None and signature.verifier != signer:
         raise SignatureError(f"the record is signed by {signature.verifier}, not by {signer}")
-    signature.verifier.verify(_signed_message(header.protected_pixels, header.commitment), signature.signature)
+    signature.verifier.verify(signed_message(header), signature.signature)
     return signature.verifier
 
 
 def _unique(recipients: Iterable[Recipient]) -> list[Recipient]:
     """Each recipient once, in order."""
-    return list({(recipient.kind, recipient.key_id): recipient for recipient in recipients}.values())
+    unique = list({(recipient.kind, recipient.key_id): recipient for recipient in recipients}.values())
+    if len(unique) > MAX_RECIPIENTS:  # before any of them costs a public-key operation
+        raise ValueError(f"{len(unique)} recipients are too many for one record")
+    return unique
 
 
 def _wrap(content_key: bytes, recipients: Iterable[Recipient], context: bytes) -> list[WrappedKey]:
     """The content key for each recipient."""
     return [WrappedKey(who.kind, who.key_id, who.wrap(content_key, context)) for who in recipients]
-
-
-def _wrap_context(protected_pixels: bytes) -> bytes:
-    """What wrapped keys are bound to: this format, this version, these pixels."""
-    return b"monai_miadmark content key\x00" + bytes([VERSION]) + protected_pixels
-
-
-def _signed_message(protected_pixels: bytes, commitment: bytes) -> bytes:
-    """What a custodian signs. All parts have fixed lengths."""
-    return b"monai_miadmark signature\x00" + bytes([VERSION]) + protected_pixels + commitment
 
 
 def _commitment(salt: bytes, record: bytes) -> bytes:

@@ -25,9 +25,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vectors import make_vectors, rfc9180
 
-from monai_miadmark import keys
+from monai_miadmark import keys, passphrases
 from monai_miadmark.errors import SignatureError, TamperedError, WrongKeyError
-from monai_miadmark.passphrases import passphrase_bytes, salt_of
+from monai_miadmark.passphrases import MIN_PASSPHRASE_COST, passphrase_bytes, salt_of
 from monai_miadmark.recipients import recipient_from_public_bytes
 
 CONTENT_KEY = bytes(range(32))
@@ -48,8 +48,8 @@ def rsa_key() -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
-def cheap_passphrase(passphrase: str | bytes, memory_kib: int = 64) -> keys.PassphraseRecipient:
-    return keys.PassphraseRecipient._with_parameters(passphrase, os.urandom(16), memory_kib, 1, 1)
+def cheap_passphrase(passphrase: str | bytes) -> keys.PassphraseRecipient:
+    return keys.PassphraseRecipient._with_parameters(passphrase, os.urandom(16), *MIN_PASSPHRASE_COST)
 
 
 def make_certificate(
@@ -266,13 +266,40 @@ def test_passphrase_key_ids_do_not_come_from_the_passphrase() -> None:
 
 @pytest.mark.parametrize(
     ("memory_kib", "iterations", "lanes"),
-    [(1024 * 1024 + 1, 1, 1), (2**32 - 1, 1, 1), (64, 17, 1), (64, 0, 1), (64, 1, 0), (7, 1, 1), (256, 1, 17)],
-)
-def test_argon2_cost_from_outside_is_bounded(memory_kib: int, iterations: int, lanes: int) -> None:
+    [
+        (256 * 1024 + 1, 1, 1), (2**32 - 1, 1, 1), (256 * 1024, 4, 1), (64 * 1024, 13, 1), (16 * 1024, 0, 1),
+        (64 * 1024, 3, 0), (64 * 1024, 3, 9),
+        # What makes guesses cheap:
+        (64, 1, 1), (16 * 1024 - 1, 255, 1), (16 * 1024, 1, 1),
+    ],
+)  # fmt: skip
+def test_argon2_cost_from_outside_is_bounded(
+    memory_kib: int, iterations: int, lanes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wrapped = bytearray(cheap_passphrase("a").wrap(CONTENT_KEY, CONTEXT))
     struct.pack_into(">IBB", wrapped, 16, memory_kib, iterations, lanes)
+    monkeypatch.setattr(passphrases, "_argon2", lambda *_: pytest.fail("derived"))
     with pytest.raises(TamperedError, match="Argon2id"):
         keys.PassphraseIdentity("a").unwrap(bytes(wrapped), CONTEXT)
+
+
+def test_what_is_wrapped_opens_for_one_passphrase_only() -> None:
+    """AES-GCM takes any key that gives the right tag; that of the passphrase is told by a commitment of its own."""
+    mine, other = cheap_passphrase("mine"), cheap_passphrase("other")
+    wrapped, foreign = (one.wrap(CONTENT_KEY, CONTEXT) for one in (mine, other))
+    spliced = wrapped[:34] + foreign[34:66] + wrapped[66:]
+    with pytest.raises(WrongKeyError):
+        keys.PassphraseIdentity("mine").unwrap(spliced, CONTEXT)
+
+
+def test_foreign_records_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = keys.PassphraseIdentity("a")
+    monkeypatch.setattr(passphrases, "_argon2", lambda *_: bytes(32))
+    wrapped = cheap_passphrase("a").wrap(CONTENT_KEY, CONTEXT)
+    for number in range(passphrases._KEPT_KEYS + 50):
+        with pytest.raises(WrongKeyError):
+            identity.unwrap(number.to_bytes(16, "big") + wrapped[16:34] + bytes(32) + wrapped[66:], CONTEXT)
+    assert len(identity._roots) == passphrases._KEPT_KEYS
 
 
 # --- signatures -------------------------------------------------------------------------------------------------------

@@ -4,21 +4,26 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
 import struct
 import tracemalloc
+from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import x25519
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vectors import make_vectors
 from vectors.make_vectors import with_checksum, with_header, with_header_bytes
 
-from monai_miadmark import keys, seal
+from monai_miadmark import keys, passphrases, seal
 from monai_miadmark.envelope import MAX_PASSPHRASES
 from monai_miadmark.errors import NotProtectedError, SignatureError, TamperedError, UnsupportedImageError, WrongKeyError
+from monai_miadmark.notes import MAX_NOTES
+from monai_miadmark.passphrases import MIN_PASSPHRASE_COST
 
 PIXELS = hashlib.sha256(b"pixels").digest()
 RECORD = b"a record"
@@ -40,7 +45,7 @@ def custodian() -> keys.Signer:
 
 
 def cheap_passphrase(passphrase: str) -> keys.PassphraseRecipient:
-    return keys.PassphraseRecipient._with_parameters(passphrase, os.urandom(16), 64, 1, 1)
+    return keys.PassphraseRecipient._with_parameters(passphrase, os.urandom(16), *MIN_PASSPHRASE_COST)
 
 
 def refused(envelope: bytes) -> Exception:
@@ -144,7 +149,7 @@ def test_inspect(people: list[keys.HpkeIdentity], custodian: keys.Signer) -> Non
     info = seal.inspect_envelope(envelope)
     as_json = json.loads(json.dumps(info.to_dict()))
     assert as_json == info.to_dict()
-    assert as_json["version"] == 1
+    assert as_json["version"] == 2 and as_json["notes"] == {}
     assert as_json["recipients"] == [{"kind": p.kind, "key_id": p.key_id.hex()} for p in people[:2]]
     assert as_json["signer"] == {"kind": "ed25519", "key_id": custodian.key_id.hex()}
     assert as_json["protected_pixels"] == PIXELS.hex()
@@ -205,12 +210,110 @@ def test_grant(people: list[keys.HpkeIdentity], custodian: keys.Signer) -> None:
     assert len(seal.inspect_envelope(granted).recipients) == 3
     assert len(granted) % 2 == 0
     for identity in (first, second, keys.PassphraseIdentity("pw")):
-        assert seal.open_envelope(granted, [identity], PIXELS, custodian.verifier).record == RECORD
+        assert seal.open_envelope(granted, [identity], PIXELS).record == RECORD
     # Whoever was granted can grant.
     again = seal.grant(granted, keys.PassphraseIdentity("pw"), [third.recipient])
-    assert seal.open_envelope(again, [third], PIXELS, custodian.verifier).record == RECORD
+    assert seal.open_envelope(again, [third], PIXELS).record == RECORD
     with pytest.raises(WrongKeyError):
         seal.grant(envelope, third, [third.recipient])
+
+
+def test_only_a_custodian_signs_for_other_recipients(people: list[keys.HpkeIdentity], custodian: keys.Signer) -> None:
+    first, second, third = people
+    envelope = seal.seal(RECORD, [first.recipient, third.recipient], PIXELS, signer=custodian, notes={"a": 1})
+    for act in (
+        lambda **more: seal.grant(envelope, first, [second.recipient], **more),
+        lambda **more: seal.revoke(envelope, first, [third.recipient], **more),
+    ):
+        unsigned, signed = act(), act(signer=custodian)
+        assert seal.open_envelope(unsigned, [first], PIXELS).signer is None
+        with pytest.raises(SignatureError, match="not signed"):
+            seal.open_envelope(unsigned, [first], PIXELS, custodian.verifier)
+        opened = seal.open_envelope(signed, [first], PIXELS, custodian.verifier)
+        assert opened.record == RECORD and opened.notes == {"a": 1}
+
+
+def test_who_was_revoked_cannot_seal_anew_under_the_signature(
+    people: list[keys.HpkeIdentity], custodian: keys.Signer
+) -> None:
+    """All that a former recipient kept: record, salt, content key, and the header with its signature."""
+    first, second, _ = people
+    kept = seal._unseal(
+        seal.parse_envelope(seal.seal(RECORD, [first.recipient, second.recipient], PIXELS, signer=custodian)), [second]
+    )
+    mine = seal.parse_envelope(seal.seal(RECORD, [second.recipient], PIXELS)).header
+    for header in (
+        replace(mine, signature=kept.header.signature, commitment=kept.header.commitment, nonce=kept.header.nonce),
+        replace(kept.header, wrapped_keys=kept.header.wrapped_keys[1:]),
+        replace(kept.header, wrapped_keys=kept.header.wrapped_keys[::-1]),
+        replace(kept.header, notes={"modality": "other"}),
+    ):
+        payload = seal.encode_roster([second.recipient]) + kept.salt + RECORD
+        with pytest.raises(SignatureError, match="not a valid one"):
+            seal.verify_envelope(seal._encrypt(header, kept.content_key, payload), PIXELS, custodian.verifier)
+
+
+def test_envelopes_of_version_1_are_sealed_anew_as_version_2() -> None:
+    """Their keys are wrapped again: for public keys, and for the passphrase that opens."""
+    old = base64.b64decode(json.loads((make_vectors.HERE / "success_everyone.json").read_text())["envelope"])
+    bob = make_vectors.identity("bob")
+    passphrase = make_vectors.identity("passphrase")
+    granted = seal.grant(old, passphrase, [make_vectors.recipient("bob")])
+    assert seal.inspect_envelope(granted).version == 2
+    for identity in (bob, passphrase, make_vectors.identity("hybrid"), make_vectors.identity("cms")):
+        assert seal.open_envelope(granted, [identity], make_vectors.PIXELS).record == make_vectors.RECORD
+    with pytest.raises(ValueError, match="revoke it too"):
+        seal.grant(old, ALICE, [make_vectors.recipient("bob")])
+    slot = next(key_id for kind, key_id in seal.open_envelope(old, [ALICE]).recipients if kind == "passphrase")
+    assert seal.inspect_envelope(seal.revoke(old, ALICE, [slot])).version == 2
+
+
+def test_a_record_for_many_passphrases_tests_one_guess() -> None:
+    """In version 1 a wrapped key could be made for several passphrases; what opens it must not tell which."""
+    old = json.loads((make_vectors.HERE / "success_passphrase.json").read_text())
+    changed = with_checksum(bytes(make_vectors.flipped(base64.b64decode(old["envelope"]), -100)))
+    for identity in (make_vectors.identity("passphrase"), make_vectors.identity("wrong passphrase")):
+        with pytest.raises(WrongKeyError):
+            seal.open_envelope(changed, [identity])
+
+
+def test_passphrases_that_fail_cost_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    envelope = seal.seal(RECORD, [cheap_passphrase("one"), cheap_passphrase("two")], PIXELS)
+    guess, runs = keys.PassphraseIdentity("three"), []
+    derive = passphrases._argon2
+    monkeypatch.setattr(passphrases, "_argon2", lambda *given: runs.append(1) or derive(*given))
+    for _ in range(3):
+        with pytest.raises(WrongKeyError):
+            seal.open_envelope(envelope, [guess])
+    assert len(runs) == 2
+
+
+def test_notes_are_bounded_and_typed(people: list[keys.HpkeIdentity]) -> None:
+    who = people[0]
+    notes = {"modality": "ct", "confidence": 0.5, "slices": 3, "measured": False}
+    envelope = seal.seal(RECORD, [who.recipient], PIXELS, notes=notes)
+    assert seal.inspect_envelope(envelope).to_dict()["notes"] == notes == seal.open_envelope(envelope, [who]).notes
+    wrong: list[dict[str, object]] = [
+        {f"n{number}": 1 for number in range(MAX_NOTES + 1)},
+        {"Name": 1}, {"a" * 33: 1}, {"": 1}, {"a": None}, {"a": [1]}, {"a": "x" * 201}, {"a": "\x1b[2J"},
+        {"a": float("nan")}, {"a": 2**53}, {"a": "\u202e"},
+    ]  # fmt: skip
+    for some in wrong:
+        with pytest.raises(ValueError, match="note"):
+            seal.seal(RECORD, [who.recipient], PIXELS, notes=some)  # type: ignore[arg-type]
+
+
+def test_crowds_are_refused_by_name(people: list[keys.HpkeIdentity], monkeypatch: pytest.MonkeyPatch) -> None:
+    """65 535 keys do not fit; that is said before any of them costs a public-key operation."""
+    envelope = seal.seal(RECORD, [people[0].recipient], PIXELS)
+    key = x25519.X25519PrivateKey.generate().public_key()
+    crowd = [keys.HpkeRecipient(key) for _ in range(65_535)]
+    for number, one in enumerate(crowd):
+        one.key_id = number.to_bytes(16, "big")
+    monkeypatch.setattr(keys.HpkeRecipient, "wrap", lambda *_: pytest.fail("wrapped"))
+    for act in (lambda: seal.seal(RECORD, crowd, PIXELS), lambda: seal.grant(envelope, people[0], crowd)):
+        with pytest.raises(ValueError, match="65535 recipients are too many"):
+            act()
 
 
 def test_grant_never_repeats_a_nonce(people: list[keys.HpkeIdentity]) -> None:
@@ -225,7 +328,7 @@ def test_revoke(people: list[keys.HpkeIdentity], custodian: keys.Signer) -> None
     envelope = seal.seal(RECORD, everyone, PIXELS, signer=custodian)
     revoked = seal.revoke(envelope, first, [second.recipient])
     for identity in (first, third):
-        assert seal.open_envelope(revoked, [identity], PIXELS, custodian.verifier).record == RECORD
+        assert seal.open_envelope(revoked, [identity], PIXELS).record == RECORD
     with pytest.raises(WrongKeyError):
         seal.open_envelope(revoked, [second])
     old, new = (seal._unseal(seal.parse_envelope(each), [first]) for each in (envelope, revoked))
@@ -253,6 +356,10 @@ def test_revoke_beside_a_passphrase(people: list[keys.HpkeIdentity]) -> None:
     envelope = seal.seal(RECORD, [first.recipient, second.recipient, passphrase], PIXELS)
     with pytest.raises(ValueError, match=f"{passphrase.key_id.hex()}.*revoke it too"):
         seal.revoke(envelope, first, [second.recipient])
+    # Whoever knows the passphrase stays: the fresh key is wrapped under it again.
+    kept = seal.revoke(envelope, keys.PassphraseIdentity("pw"), [second.recipient])
+    for identity in (first, keys.PassphraseIdentity("pw")):
+        assert seal.open_envelope(kept, [identity]).record == RECORD
     revoked = seal.revoke(envelope, first, [second.recipient, passphrase.key_id])
     assert seal.open_envelope(revoked, [first]).record == RECORD
     with pytest.raises(WrongKeyError):
@@ -320,12 +427,15 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
     max_leaves=12,
 )
-MEMBERS = ("suite", "protected_pixels", "recipients", "nonce", "commitment", "signature")
+MEMBERS = ("suite", "protected_pixels", "recipients", "nonce", "commitment", "signature", "notes")
 
 
 @settings(deadline=None, max_examples=200)
 @given(where=st.sampled_from([*MEMBERS, "kind", "key_id", "wrapped", "public_key"]), value=JSON)
 def test_any_json_in_the_header_is_refused(where: str, value: object) -> None:
+    if where == "notes" and value == {}:
+        return  # as it is
+
     def change(header: dict[str, object]) -> None:
         if where in MEMBERS:
             header[where] = value

@@ -60,9 +60,9 @@ def test_declared_outcome(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "recipients", "signer"),
     [
-        ("success_x25519", ["alice"], None),
-        ("success_passphrase", ["passphrase"], None),
-        ("success_signed_ed25519", ["alice"], "custodian"),
+        ("v2_success_x25519", ["alice"], None),
+        ("v2_success_passphrase", ["passphrase"], None),
+        ("v2_success_signed_ed25519", ["alice"], "custodian"),
     ],
 )
 def test_sealing_gives_the_frozen_bytes(name: str, recipients: list[str], signer: str | None) -> None:

@@ -6,7 +6,7 @@ Run it for a new version of the envelope, or to add vectors; files that exist ar
 frozen there must stay readable for ever. All keys, salts and nonces are fixed and good for nothing but tests. X25519
 and passphrase recipients are made by hand (``rfc9180.py`` and single primitives), so those vectors are the same bytes
 at every run and owe nothing to the code that they test; ML-KEM, P-256, CMS and ML-DSA draw randomness that cannot be
-given.
+given. Names that begin with ``v2_`` are of envelope version 2, all others of version 1, which is no longer written.
 
 Each file: ``outcome`` (one of OUTCOMES), ``message`` (a part of the error's text), ``identities`` (names in
 ``keys.json``), ``protected_pixels`` (of the pixels at hand, hex), ``require_signer`` (a name or null), ``envelope``
@@ -16,11 +16,12 @@ Each file: ``outcome`` (one of OUTCOMES), ``message`` (a part of the error's tex
 from __future__ import annotations
 
 import base64
+import dataclasses
 import datetime
 import hashlib
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, mlkem, rsa, x25519
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from cryptography.x509.oid import NameOID
 from vectors.rfc9180 import seal_x25519
 
@@ -44,7 +46,9 @@ from monai_miadmark.keys import (
     Recipient,
     Signer,
 )
+from monai_miadmark.notes import Note
 
+NOTES: dict[str, Note] = {"modality": "brain_mri", "confidence": 0.98, "slices": 24, "measured": True}
 HERE = Path(__file__).resolve().parent
 OUTCOMES = (
     "success",
@@ -90,10 +94,10 @@ class FixedX25519:
 
 @dataclass(frozen=True)
 class FixedPassphrase:
-    """A passphrase whose salt and nonce are fixed and which costs next to nothing."""
+    """A passphrase whose salt and nonce are fixed and which costs no more than it must."""
 
     passphrase: str
-    memory_kib: int = 64
+    memory_kib: int = 16 * 1024
     kind: str = "passphrase"
 
     @property
@@ -105,10 +109,14 @@ class FixedPassphrase:
 
     def wrap(self, content_key: bytes, context: bytes) -> bytes:
         salt, nonce = fixed("argon2 salt", 16), fixed("passphrase nonce", 12)
-        cost = min(self.memory_kib, 64)
-        key = Argon2id(salt=salt, length=32, iterations=1, lanes=2, memory_cost=cost).derive(self.passphrase.encode())
+        cost = min(self.memory_kib, 16 * 1024)
+        root = Argon2id(salt=salt, length=32, iterations=2, lanes=2, memory_cost=cost).derive(self.passphrase.encode())
+        key, tag = (
+            HKDFExpand(hashes.SHA256(), 32, b"monai_miadmark passphrase " + purpose).derive(root)
+            for purpose in (b"key 2", b"commitment 2")
+        )
         sealed = AESGCM(key).encrypt(nonce, content_key, context)
-        return salt + struct.pack(">IBB", self.memory_kib, 1, 2) + nonce + sealed
+        return salt + struct.pack(">IBB", self.memory_kib, 2, 2) + nonce + tag + sealed
 
 
 def load_keys() -> dict[str, dict[str, str]]:
@@ -157,16 +165,23 @@ def recipient(name: str) -> Recipient:
     return who.recipient
 
 
-def seal_fixed(*names: str, signed_by: str | None = None, record: bytes = RECORD) -> bytes:
+def seal_fixed(
+    *names: str, signed_by: str | None = None, record: bytes = RECORD, notes: Mapping[str, Note] | None = None
+) -> bytes:
     """An envelope with fixed content key, salt and nonce."""
-    return seal_for([recipient(name) for name in names], signed_by, record)
+    return seal_for([recipient(name) for name in names], signed_by, record, notes)
 
 
-def seal_for(recipients: list[Recipient], signed_by: str | None = None, record: bytes = RECORD) -> bytes:
+def seal_for(
+    recipients: list[Recipient],
+    signed_by: str | None = None,
+    record: bytes = RECORD,
+    notes: Mapping[str, Note] | None = None,
+) -> bytes:
     """The same for recipients at hand."""
     custodian = None if signed_by is None else signer(signed_by)
     key, salt, nonce = fixed("content key"), fixed("salt"), fixed("nonce", 12)
-    return sealing._seal(record, recipients, PIXELS, key, salt, nonce, custodian)
+    return sealing._seal(record, recipients, PIXELS, key, salt, nonce, custodian, notes or {})
 
 
 def with_checksum(envelope: bytes) -> bytes:
@@ -249,7 +264,7 @@ def write(
         "envelope": base64.b64encode(envelope).decode(),
     }
     vector |= {"record": record.hex(), "signer": signed_by} if outcome == "success" else {"message": message}
-    path = HERE / f"{name}.json"
+    path = HERE / f"v2_{name}.json"
     if not path.exists():
         path.write_text(json.dumps(vector, indent=1) + "\n", encoding="ascii")
 
@@ -260,15 +275,20 @@ def make_successes() -> None:
         write(f"success_{kind.replace('alice', 'x25519')}", "success", seal_fixed(kind), (kind,))
     write("success_empty_record", "success", seal_fixed("alice", record=b""), record=b"")
     write("success_second_of_two", "success", seal_fixed("alice", "bob"), ("mallory", "bob"))
-    everyone = seal_fixed("hybrid", "alice", "p256", "cms", "passphrase", signed_by="custodian")
+    everyone = seal_fixed("hybrid", "alice", "p256", "cms", "passphrase", signed_by="custodian", notes=NOTES)
     write("success_everyone", "success", everyone, ("wrong passphrase", "p256"), signed_by="custodian")
     for custodian in ("custodian", "custodian mldsa65"):
         name = f"success_signed_{signer(custodian).kind}"
         write(name, "success", seal_fixed("alice", signed_by=custodian), signed_by=custodian, require=custodian)
-    granted = sealing.grant(seal_fixed("alice", signed_by="custodian"), identity("alice"), [recipient("bob")])
+    noted = seal_fixed("alice", signed_by="custodian", notes=NOTES)
+    write("success_notes", "success", noted, signed_by="custodian", require="custodian")
+    granted = sealing.grant(noted, identity("alice"), [recipient("bob")], signer("custodian"))
     write("success_granted", "success", granted, ("bob",), signed_by="custodian", require="custodian")
-    revoked = sealing.revoke(granted, identity("bob"), [recipient("alice")])
+    revoked = sealing.revoke(granted, identity("bob"), [recipient("alice")], signer("custodian"))
     write("success_after_revoke", "success", revoked, ("bob",), signed_by="custodian", require="custodian")
+    unsigned = sealing.grant(noted, identity("alice"), [recipient("bob")])
+    write("success_granted_unsigned", "success", unsigned, ("bob",))
+    write("wrong_signer_granted", "wrong signer", unsigned, ("bob",), message="is not signed", require="custodian")
     write("wrong_key_revoked", "wrong key", revoked, message="none of the 1 identities")
 
 
@@ -284,6 +304,16 @@ def make_refusals() -> None:
         signed, lambda header: header["signature"].update(signature=base64.b64encode(bytes(64)).decode())
     )
     write("wrong_signer_forged", "wrong signer", forged, message="not a valid one")
+    # Who once could open it seals the record anew for somebody else, and keeps the custodian's signature.
+    unsealed = sealing._unseal(sealing.parse_envelope(signed), [identity("alice")])
+    made_over = dataclasses.replace(
+        sealing.parse_envelope(seal_fixed("bob")).header, signature=unsealed.header.signature
+    )
+    payload = b"".join([sealing.encode_roster([recipient("bob")]), unsealed.salt, unsealed.record])
+    reused = sealing._encrypt(made_over, unsealed.content_key, payload)
+    write("wrong_signer_made_over", "wrong signer", reused, ("bob",), message="not a valid one", require="custodian")
+    renoted = with_header(seal_fixed("alice", signed_by="custodian", notes=NOTES), lambda h: h["notes"].popitem())
+    write("wrong_signer_notes", "wrong signer", renoted, message="not a valid one")
 
     tampered = "header tampered"
     write("header_damaged", tampered, flipped(plain, 40), message="checksum")
@@ -309,6 +339,18 @@ def make_refusals() -> None:
     write("header_nested", tampered, with_header_bytes(plain, b"[" * 20_000), message="not the JSON of one")
     costly = seal_for([FixedPassphrase(PASSPHRASE, memory_kib=2**31)])
     write("header_argon2_cost", tampered, costly, ("passphrase",), message="outside of what is allowed")
+    cheap = seal_for([FixedPassphrase(PASSPHRASE, memory_kib=1024)])
+    write("header_argon2_cheap", tampered, cheap, ("passphrase",), message="outside of what is allowed")
+    older = sealing.parse_envelope(seal_fixed("passphrase")).header.wrapped_keys[0].wrapped
+    uncommitted = base64.b64encode(older[:34] + older[66:]).decode()
+    form = with_header(seal_fixed("passphrase"), lambda h: h["recipients"][0].update(wrapped=uncommitted))
+    write("header_passphrase_form", tampered, form, ("passphrase",), message="another length")
+    untagged = base64.b64encode(older[:34] + bytes(32) + older[66:]).decode()
+    tag = with_header(seal_fixed("passphrase"), lambda h: h["recipients"][0].update(wrapped=untagged))
+    write("wrong_key_passphrase_tag", "wrong key", tag, ("passphrase",), message="none of the 1 identities")
+    for name, notes in (("text", {"a": "b\n"}), ("name", {"A": 1}), ("nested", {"a": []}), ("list", [])):
+        changed_notes = with_header(plain, lambda h, notes=notes: h.update(notes=notes))  # type: ignore[misc]
+        write(f"header_note_{name}", tampered, changed_notes, message="the header of the sealed record is malformed")
 
     write("record_damaged", "record tampered", flipped(plain, -100), message="checksum")
     write("record_changed", "record tampered", with_checksum(flipped(plain, -100)), message="has been changed")
@@ -324,8 +366,10 @@ def make_refusals() -> None:
     for size in (8, 12, 13, 100, len(plain) - 33, len(plain) - 1):
         write(f"truncated_{size}", "truncated", plain[:size], message="")
     write("truncated_and_more", "truncated", plain + b"\0", message="are declared")
-    newer = with_checksum(plain[:8] + b"\x02" + plain[9:])
-    write("unknown_version", "unknown version", newer, message="unknown envelope version 2")
+    newer = with_checksum(plain[:8] + b"\x03" + plain[9:])
+    write("unknown_version", "unknown version", newer, message="unknown envelope version 3")
+    older_version = with_checksum(plain[:8] + b"\x01" + plain[9:])
+    write("older_version", "header tampered", older_version, message="missing or unknown")
     write("not_protected", "not protected", b"\x89PNG\r\n\x1a\n" + bytes(100), message="no sealed recovery record")
     write("not_protected_empty", "not protected", b"", message="no sealed recovery record")
 
