@@ -222,9 +222,19 @@ def _add_protect(parser: ArgumentParser) -> None:
     """Arguments of ``protect``."""
     _add_batch(parser)
     _add_report(parser)
-    parser.add_argument("--passphrase", action="store_true", help=f"let a passphrase restore too; {_ASKS}")
+    parser.add_argument("--passphrase", action="store_true", help=f"let a passphrase restore; {_ASKS}")
+    _add_beside(parser)
     _add_choices(parser)
     _add_record(parser)
+
+
+def _add_beside(parser: argparse._ActionsContainer) -> None:
+    """A passphrase stands alone unless this is given."""
+    parser.add_argument(
+        "--passphrase-beside-keys",
+        action="store_true",
+        help="protect for the passphrase and for keys (-r): whoever guesses the passphrase needs no key",
+    )
 
 
 def _add_choices(parser: argparse._ActionsContainer) -> None:
@@ -366,7 +376,8 @@ def _add_gateway(parser: ArgumentParser) -> None:
     restoring.add_argument(
         "--require-signer", type=local_path, metavar="SIGNER.pub", help="accept only what this key signed"
     )
-    parser.add_argument("--passphrase", action="store_true", help=f"protect for, or open by, a passphrase too; {_ASKS}")
+    parser.add_argument("--passphrase", action="store_true", help=f"protect for, or open by, a passphrase; {_ASKS}")
+    _add_beside(parser)
     parser.set_defaults(record="inside", overwrite=True, ps315=[])
 
 
@@ -437,6 +448,12 @@ def _add_reseal(parser: ArgumentParser) -> None:
     _add_batch(parser)
     _add_identities(parser)
     _add_keys(parser, "-r", "--recipient", "OTHER.pub", "public key or X.509 certificate; may be repeated")
+    parser.add_argument(
+        "--signer",
+        type=local_path,
+        metavar="SIGNER.key",
+        help="sign the new records as the custodian (else: not signed)",
+    )
 
 
 def _add_told(parser: ArgumentParser) -> None:

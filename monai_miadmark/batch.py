@@ -47,12 +47,14 @@ class Report:
         kept: sources that earlier runs did, and their results.
         failures: what was not done.
         seconds: what it took.
+        signatures: for each of ``done``, what is known of a custodian's signature (``files.Signature``).
     """
 
     done: list[tuple[Path, Path]] = field(default_factory=list)
     kept: list[tuple[Path, Path]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
+    signatures: list[str] = field(default_factory=list)
 
 
 def run_jobs(
@@ -255,6 +257,7 @@ class _Run:
                     placed = {p: stamp._replace(mtime_ns=p.stat().st_mtime_ns) for p, stamp in stamps.items()}
                     self.manifest.done(name, written.source, self._relative(placed), written.facts, seconds)
                     self.report.done.append((job.source, self._claim(job.source, stamps)))
+                    self.report.signatures.append(str(written.facts.get("signature", "none")))
                     return True
         except OSError as error:
             text = f"written, but not noted in the manifest: {error.strerror} (--resume will take it up)"

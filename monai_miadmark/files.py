@@ -37,7 +37,7 @@ from monai_miadmark.marking import Marker
 from monai_miadmark.masks import read_mask
 from monai_miadmark.names import SIDECAR_SUFFIX
 from monai_miadmark.options import ProtectOptions
-from monai_miadmark.seal import EnvelopeInfo
+from monai_miadmark.seal import EnvelopeInfo, inspect_envelope
 from monai_miadmark.stores import RemotePath, put_all
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "Made",
     "Output",
     "ProtectedSource",
+    "Signature",
     "Stamp",
     "Where",
     "atomic_write",
@@ -77,6 +78,9 @@ _OWN_NAMES = ("miadmark-manifest.", ".miadmark")
 
 Where = Literal["inside", "sidecar", "both"]
 """Where the sealed record of a protected file goes: into the file, beside it, or both."""
+
+Signature = Literal["none", "made", "dropped", "valid", "demanded"]
+"""A custodian's: none; made; dropped (there was one before); valid, but nobody asked by whom; by whom was demanded."""
 
 _HEAD_BYTES = 65536
 """Enough of a file to tell its format, and the SOP Instance UID of a DICOM object."""
@@ -112,6 +116,7 @@ class Made:
         envelope: the sealed record that belongs to it (the one that was opened, where the result is a restored file).
         stale: a sidecar that belongs to the file that is replaced, and would be taken for that of the new one.
         quality: how close a protected image is to its source, where that was measured.
+        signature: what is known of a custodian's signature, see :data:`Signature`.
     """
 
     source: Stamp
@@ -121,6 +126,7 @@ class Made:
     envelope: bytes | None
     stale: Path | None = None
     quality: Closeness | None = None
+    signature: Signature = "none"
 
     @property
     def path(self) -> Path:
@@ -350,6 +356,7 @@ def make_protected(
         envelope=result.envelope,
         stale=sidecar_path(path) if record == "inside" and overwrite else None,
         quality=closeness(data, result.data, src.name, watch.ink) if measure else None,
+        signature="none" if signer is None else "made",
     )
 
 
@@ -434,7 +441,10 @@ def make_restored(
         result = pipeline.remove_bytes(source.data, identities, envelope=envelope, require_signer=require_signer)
         path = folder / safe_name(result.name)
         _check_apart(path, src)
-        return Made(source.stamp, (Output(path, result.data),), source.mode, overwrite, envelope)
+        signature: Signature = "none" if require_signer is None else "demanded"
+        if require_signer is None and envelope is not None and inspect_envelope(envelope).signer is not None:
+            signature = "valid"
+        return Made(source.stamp, (Output(path, result.data),), source.mode, overwrite, envelope, signature=signature)
 
     held = carrier_for(source.data, src.name).open_protected(source.data)
     if held.envelope is not None:
@@ -474,46 +484,65 @@ def remove_file(
 
 
 def make_granted(
-    src: Path, folder: Path, identity: KeyIdentity, recipients: Sequence[Recipient], *, overwrite: bool = False
+    src: Path,
+    folder: Path,
+    identity: KeyIdentity,
+    recipients: Sequence[Recipient],
+    *,
+    signer: Signer | None = None,
+    overwrite: bool = False,
 ) -> Made:
-    """A copy of a protected file, sealed for further recipients; errors as :func:`make_restored`."""
+    """A copy of a protected file, sealed for further recipients; errors as :func:`make_restored`.
+
+    ``signer`` signs the new record; without one it is not signed, even if the old one was.
+    """
     source = _for_resealing(src, folder, overwrite)
-    return _resealed(
-        source,
-        folder,
-        *pipeline.grant_bytes(source.data, identity, recipients, envelope=source.envelope),
-        overwrite,
-    )
+    resealed = pipeline.grant_bytes(source.data, identity, recipients, source.envelope, signer)
+    return _resealed(source, folder, *resealed, overwrite)
 
 
 def grant_file(
-    src: Path, folder: Path, identity: KeyIdentity, recipients: Sequence[Recipient], *, overwrite: bool = False
+    src: Path,
+    folder: Path,
+    identity: KeyIdentity,
+    recipients: Sequence[Recipient],
+    *,
+    signer: Signer | None = None,
+    overwrite: bool = False,
 ) -> Path:
-    """Copy a protected file into ``folder``, sealed for further recipients; errors as :func:`remove_file`."""
-    return make_granted(src, folder, identity, recipients, overwrite=overwrite).write()
+    """Write what :func:`make_granted` makes; errors as :func:`remove_file`."""
+    return make_granted(src, folder, identity, recipients, signer=signer, overwrite=overwrite).write()
 
 
 def make_revoked(
-    src: Path, folder: Path, identity: KeyIdentity, recipients: Sequence[Recipient | bytes], *, overwrite: bool = False
+    src: Path,
+    folder: Path,
+    identity: KeyIdentity,
+    recipients: Sequence[Recipient | bytes],
+    *,
+    signer: Signer | None = None,
+    overwrite: bool = False,
 ) -> Made:
-    """A copy of a protected file, no longer sealed for ``recipients`` (or key ids); errors as :func:`make_restored`."""
+    """A copy of a protected file, no longer sealed for ``recipients`` (or key ids); errors as :func:`make_restored`.
+
+    ``signer`` signs the new record; without one it is not signed, even if the old one was.
+    """
     source = _for_resealing(src, folder, overwrite)
-    return _resealed(
-        source,
-        folder,
-        *pipeline.revoke_bytes(source.data, identity, recipients, envelope=source.envelope),
-        overwrite,
-    )
+    resealed = pipeline.revoke_bytes(source.data, identity, recipients, source.envelope, signer)
+    return _resealed(source, folder, *resealed, overwrite)
 
 
 def revoke_file(
-    src: Path, folder: Path, identity: KeyIdentity, recipients: Sequence[Recipient | bytes], *, overwrite: bool = False
+    src: Path,
+    folder: Path,
+    identity: KeyIdentity,
+    recipients: Sequence[Recipient | bytes],
+    *,
+    signer: Signer | None = None,
+    overwrite: bool = False,
 ) -> Path:
-    """Copy a protected file into ``folder``, no longer sealed for ``recipients`` (or key ids).
-
-    Raises as :func:`remove_file`.
-    """
-    return make_revoked(src, folder, identity, recipients, overwrite=overwrite).write()
+    """Write what :func:`make_revoked` makes; errors as :func:`remove_file`."""
+    return make_revoked(src, folder, identity, recipients, signer=signer, overwrite=overwrite).write()
 
 
 def inspect_file(path: Path) -> EnvelopeInfo:
@@ -596,4 +625,9 @@ def _resealed(source: ProtectedSource, folder: Path, data: bytes, envelope: byte
     outputs = [Output(path, data)]
     if source.envelope is not None or data == source.data:
         outputs.insert(0, Output(sidecar_path(path), envelope))
-    return Made(source.stamp, tuple(outputs), source.mode, overwrite, envelope)
+    signature: Signature = "none"
+    if inspect_envelope(envelope).signer is not None:
+        signature = "made"
+    elif pipeline.inspect_bytes(source.data, source.envelope).signer is not None:
+        signature = "dropped"
+    return Made(source.stamp, tuple(outputs), source.mode, overwrite, envelope, signature=signature)

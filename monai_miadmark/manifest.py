@@ -169,7 +169,7 @@ class Manifest:
             source: path of the source.
             stamp: of the source.
             outputs: paths and stamps, the image file last; a sidecar may stand before it.
-            facts: ``recipients``, ``signer`` and ``quality``.
+            facts: ``recipients``, ``signer``, ``signature`` and ``quality``.
             seconds: what it took; ``None`` where an earlier run did it and could not say so.
 
         Raises:
@@ -287,7 +287,7 @@ class Manifest:
                     stamps = tuple((_relative(out["path"]), _stamp(out, "")) for out in line["outputs"])
                     if not stamps:
                         raise ValueError("nothing is intended")
-                    facts = {name: line["facts"].get(name) for name in ("recipients", "signer", "quality")}
+                    facts = {name: line["facts"].get(name) for name in ("recipients", "signer", "signature", "quality")}
                     entry = Entry(key, _stamp(line, "source_"), stamps, facts)
                     self.intended[source] = (*self.intended.get(source, ())[-_MAX_INTENTS + 1 :], entry)
                 else:

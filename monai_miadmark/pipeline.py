@@ -259,17 +259,31 @@ def verify_bytes(data: bytes, envelope: bytes | None = None, signer: Verifier | 
 
 
 def grant_bytes(
-    data: bytes, identity: KeyIdentity, recipients: Sequence[Recipient], envelope: bytes | None = None
+    data: bytes,
+    identity: KeyIdentity,
+    recipients: Sequence[Recipient],
+    envelope: bytes | None = None,
+    signer: Signer | None = None,
 ) -> tuple[bytes, bytes]:
-    """Add recipients, without the original: the file with its new record (unchanged with a sidecar), the envelope."""
-    return _resealed(data, envelope, lambda sealed: seal.grant(sealed, identity, recipients))
+    """Add recipients, without the original: the file with its new record (unchanged with a sidecar), the envelope.
+
+    The record is signed by ``signer``, or no longer signed.
+    """
+    return _resealed(data, envelope, lambda sealed: seal.grant(sealed, identity, recipients, signer))
 
 
 def revoke_bytes(
-    data: bytes, identity: KeyIdentity, recipients: Sequence[Recipient | bytes], envelope: bytes | None = None
+    data: bytes,
+    identity: KeyIdentity,
+    recipients: Sequence[Recipient | bytes],
+    envelope: bytes | None = None,
+    signer: Signer | None = None,
 ) -> tuple[bytes, bytes]:
-    """Take recipients away, without the original; what they copied before stays readable to them."""
-    return _resealed(data, envelope, lambda sealed: seal.revoke(sealed, identity, recipients))
+    """Take recipients away, without the original; what they copied before stays readable to them.
+
+    The record is signed by ``signer``, or no longer signed.
+    """
+    return _resealed(data, envelope, lambda sealed: seal.revoke(sealed, identity, recipients, signer))
 
 
 def _protect(

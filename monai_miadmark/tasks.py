@@ -114,7 +114,7 @@ class Draft:
     Attributes:
         source: stamp of the source as it was read.
         products: the image file last.
-        facts: what a manifest tells beside that, for JSON: ``recipients``, ``signer``, ``quality``.
+        facts: what a manifest tells beside that, for JSON: ``recipients``, ``signer``, ``signature``, ``quality``.
     """
 
     source: Stamp
@@ -342,27 +342,38 @@ class ResealTask(_Opening):
         verb: ``grant`` or ``revoke``.
         recipients: public key files.
         key_ids: recipients by their key ids (``revoke`` only).
+        signer: the custodian's signing key, for the new records.
     """
 
     verb: Literal["grant", "revoke"] = "grant"
     recipients: tuple[Path, ...] = ()
     key_ids: tuple[bytes, ...] = ()
+    signer: KeyFile | None = None
 
     def settings(self) -> dict[str, Any]:
         """See :class:`Task`."""
-        return {"recipients": sorted({*_key_ids(self.recipients), *(key_id.hex() for key_id in self.key_ids)})}
+        signer = None if self.signer is None else _loaded_signer(self.signer)
+        return {
+            "recipients": sorted({*_key_ids(self.recipients), *(key_id.hex() for key_id in self.key_ids)}),
+            "signer": None if signer is None else signer.key_id.hex(),
+        }
 
     def prepare(self) -> Callable[[Job], Made]:
         """See :class:`Task`."""
         with _unfit_without_keys():
             identities = self._identities()
             recipients = [keys.load_recipient(path) for path in self.recipients]
+            signer = None if self.signer is None else _loaded_signer(self.signer)
 
         def reseal(job: Job, identity: keys.KeyIdentity) -> Made:
-            more = {"overwrite": self.overwrite}
             if self.verb == "grant":
-                return files.make_granted(job.source, job.folder, identity, recipients, **more)
-            return files.make_revoked(job.source, job.folder, identity, [*recipients, *self.key_ids], **more)
+                return files.make_granted(
+                    job.source, job.folder, identity, recipients, signer=signer, overwrite=self.overwrite
+                )
+            unwanted = [*recipients, *self.key_ids]
+            return files.make_revoked(
+                job.source, job.folder, identity, unwanted, signer=signer, overwrite=self.overwrite
+            )
 
         def work(job: Job) -> Made:
             *others, last = identities
@@ -400,6 +411,7 @@ def drafted(made: Made) -> Draft:
     facts = {
         "recipients": [] if told is None else told["recipients"],
         "signer": None if told is None else told["signer"],
+        "signature": made.signature,
         "quality": quality,
     }
     return Draft(made.source, products, facts)

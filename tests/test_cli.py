@@ -25,7 +25,7 @@ from PIL import Image
 
 from monai_miadmark import cli
 from monai_miadmark.locking import FolderLock
-from monai_miadmark.manifest import MANIFEST_NAME
+from monai_miadmark.manifest import MANIFEST_NAME, manifest_lines
 from monai_miadmark.options import PRESETS
 from monai_miadmark.seal import inspect_envelope
 
@@ -480,12 +480,39 @@ class TestGrantAndRevoke:
     ) -> None:
         Path("a.png").write_bytes(samples.png())
         monkeypatch.setenv("MIADMARK_PASSPHRASE", "correct horse")
-        miadmark("protect", "a.png", "-o", "p", "-r", "bob.pub", "--passphrase")
+        said = miadmark("protect", "a.png", "-o", "p", "-r", "bob.pub", "--passphrase")
+        assert said.status == 2 and "only as safe as the passphrase" in said.err and not Path("p").exists()
+        miadmark("protect", "a.png", "-o", "p", "-r", "bob.pub", "--passphrase", "--passphrase-beside-keys")
         told = json.loads(miadmark("inspect", "p/a.png", "--json").out)["recipients"]
         (identifier,) = (r["key_id"] for r in told if r["kind"] == "passphrase")
         assert miadmark("revoke", "p", "-o", "v", "-i", "bob.key", "--id", identifier).status == 0
         assert miadmark("remove", "v", "-o", "r", "--passphrase").status == 1
         assert miadmark("remove", "v", "-o", "r", "-i", "bob.key").status == 0
+
+    def test_signatures_are_renewed_or_dropped_aloud(self, miadmark: Run, keys: None) -> None:
+        Path("a.png").write_bytes(samples.png())
+        miadmark("protect", "a.png", "-o", "p", "-r", "alice.pub", "--signer", "hospital.key")
+        said = miadmark("grant", "p", "-o", "g", "-i", "alice.key", "-r", "bob.pub")
+        assert said.status == 0 and "warning: 1 file is no longer signed" in said.err
+        (line,) = (line for line in manifest_lines(Path("g")) if line["kind"] == "file")
+        assert line["signature"] == "dropped" and line["signer"] is None
+        asked = ("-i", "bob.key", "--require-signer", "hospital.pub")
+        said = miadmark("remove", "g", "-o", "r", *asked)
+        assert said.status == 1 and "is not signed, but a signature was demanded" in said.err
+        said = miadmark("grant", "p", "-o", "g2", "-i", "alice.key", "-r", "bob.pub", "--signer", "hospital.key")
+        assert said.status == 0 and "warning" not in said.err
+        said = miadmark("remove", "g2", "-o", "r2", *asked)
+        assert said.status == 0 and "warning" not in said.err
+        said = miadmark("remove", "g2", "-o", "r3", "-i", "bob.key")
+        assert said.status == 0 and "warning: 1 file is signed, but by whom was not asked" in said.err
+
+    def test_what_is_not_signed_is_said_aloud(self, miadmark: Run, keys: None) -> None:
+        Path("a.png").write_bytes(samples.png())
+        miadmark("protect", "a.png", "-o", "p", "-r", "alice.pub")
+        said = miadmark("remove", "p", "-o", "r", "-i", "alice.key")
+        assert said.status == 0 and "warning: 1 file is not signed: whoever has" in said.err
+        (line,) = (line for line in manifest_lines(Path("r")) if line["kind"] == "file")
+        assert line["signature"] == "none"
 
     def test_the_last_recipient_stays(self, miadmark: Run, protected: Path) -> None:
         said = miadmark("revoke", "p", "-o", "v", "-i", "alice.key", "-r", "alice.pub")

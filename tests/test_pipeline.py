@@ -307,13 +307,17 @@ class TestGrantAndRevoke:
         self, name: str, protected: ProtectedBytes, alice: HpkeIdentity, bob: HpkeIdentity, signer: Signer
     ) -> None:
         plain = samples.plain(name, FILES[name]())
-        granted, envelope = grant_bytes(protected.data, alice, [bob.recipient])
+        granted, envelope = grant_bytes(protected.data, alice, [bob.recipient], signer=signer)
         assert envelope != protected.envelope
         for identity in (alice, bob):
             restored = remove_bytes(granted, [identity], require_signer=signer.verifier)
             assert samples.plain(name, restored.data) == plain
-        revoked, _ = revoke_bytes(granted, bob, [alice.recipient])
+        revoked, _ = revoke_bytes(granted, bob, [alice.recipient], signer=signer)
         assert samples.plain(name, remove_bytes(revoked, [bob], require_signer=signer.verifier).data) == plain
+        unsigned, _ = revoke_bytes(granted, bob, [alice.recipient])
+        assert samples.plain(name, remove_bytes(unsigned, [bob]).data) == plain
+        with pytest.raises(SignatureError, match="not signed"):
+            remove_bytes(unsigned, [bob], require_signer=signer.verifier)
         with pytest.raises(WrongKeyError):
             remove_bytes(revoked, [alice])
         with pytest.raises(ValueError, match="no recipient would be left"):

@@ -43,6 +43,11 @@ def protect_task(options: Namespace) -> ProtectTask:
     """What the command line says of protecting."""
     recipients_of(options)
     passphrase = None
+    if options.passphrase and options.recipient and not options.passphrase_beside_keys:
+        raise UsageError(
+            "a passphrase beside keys makes records only as safe as the passphrase",
+            "leave out --passphrase or -r, or add --passphrase-beside-keys",
+        )
     if options.passphrase:
         passphrase = ask_passphrase("Passphrase for restoring: ", repeat=True)
         checked(keys.PassphraseIdentity, passphrase)  # an empty one is wrong usage
@@ -149,7 +154,8 @@ def _reseal(options: Namespace, verb: Literal["grant", "revoke"], done: str) -> 
     opening = opening_of(options)
     if not [*recipients_of(options), *key_ids]:
         raise UsageError("no recipient is named", "name recipients with -r RECIPIENT.pub")
-    task = ResealTask(**opening, verb=verb, recipients=tuple(options.recipient), key_ids=key_ids)
+    signer = None if options.signer is None else unlocked(options.signer, keys.load_signer)
+    task = ResealTask(**opening, verb=verb, recipients=tuple(options.recipient), key_ids=key_ids, signer=signer)
     return _run(options, task, lambda path: path.name, done)
 
 
@@ -312,4 +318,24 @@ def _say_sum(report: batch.Report, done: str) -> None:
     more = f", {kept} done before" if kept else ""
     more += f", {lost} failed" if lost else ""
     say(f"{done} {count} file{'' if count == 1 else 's'}{more} in {report.seconds:.1f} s")
+    _say_signatures(report, done)
     say_hints({failure.kind for failure in report.failures})
+
+
+_DROPPED = "no longer signed: a signature is for certain recipients, and only --signer makes a new one"
+_SIGNATURE_WARNINGS = {
+    ("restored", "none"): "not signed: whoever has a recipient's public key could have made {them}, with any image",
+    ("restored", "valid"): "signed, but by whom was not asked: --require-signer SIGNER.pub accepts one custodian only",
+    ("granted", "dropped"): _DROPPED,
+    ("revoked", "dropped"): _DROPPED,
+}
+"""What is said aloud of results, by what was done and what is known of their signature."""
+
+
+def _say_signatures(report: batch.Report, done: str) -> None:
+    """Say of how many results nobody knows who made them."""
+    for (verb, signature), text in _SIGNATURE_WARNINGS.items():
+        count = report.signatures.count(signature)
+        if verb == done and count:
+            files_shown = "1 file is" if count == 1 else f"{count} files are"
+            say(f"warning: {files_shown} {text.format(them='it' if count == 1 else 'them')}")

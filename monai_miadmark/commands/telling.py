@@ -97,6 +97,10 @@ def _tell_one(path: Path, result: Callable[[Path], dict[str, Any]], as_json: boo
         print(json.dumps(told, indent=2))
         return 0
     for name, value in told.items():
+        if name == "notes":
+            for note, part in value.items():
+                print(f"note {note}: {shown(part)}")
+            continue
         for line in value if isinstance(value, list) and value else [value]:
             text = " ".join(str(part) for part in line.values()) if isinstance(line, dict) else str(line)
             print(f"{name.replace('_', ' ')}: {shown(text)}")
