@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["check_text", "font_for", "normalized", "readable_font"]
 
-_NOTO = "manimgx_fonts", "NotoSans[wght].ttf"
+_NOTO = Path(__file__).parent / "noto" / "NotoSans-Medium.ttf"
+"""Latin, Greek and Cyrillic, in the weight of :data:`_WEIGHT`."""
+
 _CJK = "manimgx_fonts_cjk", "NotoSansCJK-VF.otf.ttc"
-"""Package and file; the second package is the extra ``cjk``."""
+"""Package and file of the extra ``cjk``."""
 
 _JAPANESE, _KOREAN, _CHINESE = range(3)
 """Faces of the collection: they hold the same characters, some of them drawn as each language does."""
@@ -94,12 +96,12 @@ def readable_font(text: str, size: int) -> FreeTypeFont:
 def _candidates(characters: list[str]) -> Iterator[Callable[[int], FreeTypeFont]]:
     """Loaders of the fonts that are installed, the preferred ones first."""
     yield _built_in
-    for package, name in (_NOTO, _CJK):
-        spec = find_spec(package)
-        if spec is not None and spec.submodule_search_locations:
-            path = Path(next(iter(spec.submodule_search_locations))) / name
-            if path.is_file():
-                yield _loader(path, _face(characters) if (package, name) == _CJK else 0)
+    yield _loader(_NOTO, None)
+    spec = find_spec(_CJK[0])
+    if spec is not None and spec.submodule_search_locations:
+        path = Path(next(iter(spec.submodule_search_locations))) / _CJK[1]
+        if path.is_file():
+            yield _loader(path, _face(characters))
 
 
 def _built_in(size: int) -> FreeTypeFont:
@@ -113,14 +115,15 @@ def _built_in(size: int) -> FreeTypeFont:
 
 
 @lru_cache(maxsize=8)
-def _loader(path: Path, face: int) -> Callable[[int], FreeTypeFont]:
-    """One loader for each font, so that what is known of it can be kept."""
+def _loader(path: Path, face: int | None) -> Callable[[int], FreeTypeFont]:
+    """One loader for each font, so that what is known of it can be kept; a face is one of a collection with weights."""
 
     def load(size: int) -> FreeTypeFont:
         from PIL import ImageFont
 
-        font = ImageFont.truetype(path, size, index=face, layout_engine=ImageFont.Layout.BASIC)
-        font.set_variation_by_axes([_WEIGHT])
+        font = ImageFont.truetype(path, size, index=face or 0, layout_engine=ImageFont.Layout.BASIC)
+        if face is not None:
+            font.set_variation_by_axes([_WEIGHT])
         return font
 
     return load
