@@ -485,6 +485,13 @@ def _add_batch(parser: ArgumentParser) -> None:
         help=f"files at a time, each in a process of its own (default: one for each core, at most {MAX_DEFAULT_JOBS})",
     )
     parser.add_argument(
+        "--file-timeout",
+        type=positive,
+        default=21600,
+        metavar="SECONDS",
+        help="give a file up that takes longer, and go on with the others (default: 21600, six hours; not with Ray)",
+    )
+    parser.add_argument(
         "--resume", action="store_true", help="go on with a job that was broken off: what is done and holds is left"
     )
     parser.add_argument(

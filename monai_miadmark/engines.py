@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -24,7 +25,9 @@ from monai_miadmark.files import Made
 from monai_miadmark.tasks import Draft, Failure, Job, Task, UnfitError, drafted
 
 __all__ = [
+    "FILE_SECONDS",
     "PROCESS_DIED",
+    "TOO_SLOW",
     "Admit",
     "Engine",
     "Outcome",
@@ -32,6 +35,7 @@ __all__ = [
     "ProcessEngine",
     "SerialEngine",
     "WorkerProcess",
+    "run_alone",
     "usable_cores",
 ]
 
@@ -40,8 +44,17 @@ _log = logging.getLogger(__name__)
 PROCESS_DIED = "ProcessDied"
 """Kind of the failure of a file whose process died."""
 
+TOO_SLOW = "TooSlow"
+"""Kind of the failure of a file that was given up after its time was over."""
+
+FILE_SECONDS = 6 * 3600.0
+"""Time that a file may take unless somebody says otherwise: more than any volume needs, and less than a weekend."""
+
 _FILES_PER_PROCESS = 1000
 """After so many files a process gives way to a fresh one, so that what leaks in a library stays small."""
+
+_START_SECONDS = 300.0
+"""How long a process may take until it can begin."""
 
 _ORDERLY_SECONDS = 3.0
 """How long processes that are asked to end may take before they are killed."""
@@ -106,7 +119,15 @@ def usable_cores() -> int:
 
 
 class SerialEngine:
-    """Works in this process, file after file."""
+    """Works in this process, file after file.
+
+    Args:
+        seconds: time that a file may take before it is given up, where this process can measure it (in its main thread,
+            not on Windows); ``None`` for any time.
+    """
+
+    def __init__(self, seconds: float | None = FILE_SECONDS) -> None:
+        self.seconds = seconds
 
     def run(self, task: Task, jobs: Iterable[Job], admit: Admit, hold: Sequence[int] = ()) -> Outcomes:
         """See :class:`Engine`."""
@@ -115,7 +136,8 @@ class SerialEngine:
             if work is None:  # not before there is something to do: weights take seconds
                 work = task.prepare()
             start = time.monotonic()
-            draft, failure = _attempt(work, job, lambda draft, job=job: admit(job, draft))  # type: ignore[misc]
+            limited = _limited(work, self.seconds)
+            draft, failure = _attempt(limited, job, lambda draft, job=job: admit(job, draft))  # type: ignore[misc]
             yield Outcome(job, draft, failure, time.monotonic() - start)
 
     def again(self, job: Job) -> bool:
@@ -133,12 +155,20 @@ class ProcessEngine:
         processes: how many, at least one.
         verbose: let them log to standard error.
         files_per_process: after so many files a process is replaced.
+        seconds: time that a file may take before its process is ended and the file given up; ``None`` for any time.
     """
 
-    def __init__(self, processes: int, verbose: bool = False, files_per_process: int = _FILES_PER_PROCESS) -> None:
+    def __init__(
+        self,
+        processes: int,
+        verbose: bool = False,
+        files_per_process: int = _FILES_PER_PROCESS,
+        seconds: float | None = FILE_SECONDS,
+    ) -> None:
         if processes < 1 or files_per_process < 1:
             raise ValueError(f"at least one process and one file each, not {processes} and {files_per_process}")
         self.processes, self.verbose, self.files_per_process = processes, verbose, files_per_process
+        self.seconds = seconds
 
     def run(self, task: Task, jobs: Iterable[Job], admit: Admit, hold: Sequence[int] = ()) -> Outcomes:
         """See :class:`Engine`."""
@@ -152,7 +182,7 @@ class ProcessEngine:
                     worker = WorkerProcess(task, job, hold, self.verbose)
                     workers[worker.connection] = worker
                     job = next(waiting, None)
-                for ready in connection.wait(list(workers)):
+                for ready in connection.wait(list(workers), _least_left(workers.values(), self.seconds)):
                     worker = workers[ready]  # type: ignore[index]
                     outcome = worker.advance(admit)
                     if outcome is None:
@@ -164,6 +194,9 @@ class ProcessEngine:
                         del workers[worker.connection]
                         worker.dismiss()
                     yield outcome
+                for late in [worker for worker in workers.values() if worker.left(self.seconds) <= 0]:
+                    del workers[late.connection]
+                    yield late.give_up(self.seconds)
             orderly = True
         finally:
             if not orderly:
@@ -210,6 +243,7 @@ class WorkerProcess:
             return self._lost()
         if kind == "fit":
             self._fit = True
+            self._start = time.monotonic()  # what it took to start is not the file's time
         elif kind == "unfit":
             raise UnfitError(content)
         elif kind == "draft":
@@ -225,6 +259,18 @@ class WorkerProcess:
             self.files += 1
             return Outcome(self.job, self.draft, *content)
         return None
+
+    def left(self, seconds: float | None) -> float:
+        """Seconds until the file in work has taken ``seconds``; infinite where there is no limit."""
+        if seconds is None:
+            return float("inf")
+        return self._start + (seconds if self._fit else max(seconds, _START_SECONDS)) - time.monotonic()
+
+    def give_up(self, seconds: float | None) -> Outcome:
+        """End the process because its file has taken ``seconds``; the outcome that this is."""
+        self.end()
+        self.alive = False
+        return Outcome(self.job, self.draft, _late(self.job, seconds), time.monotonic() - self._start)
 
     def dismiss(self) -> None:
         """No more work: the process ends by itself."""
@@ -256,6 +302,64 @@ class WorkerProcess:
             self.connection.send(message)
 
 
+def run_alone(task: Task, job: Job, seconds: float, admit: Admit | None = None) -> Outcome:
+    """Work on one file in a process of its own, which is ended when the time is over: for servers.
+
+    Args:
+        task: what to do.
+        job: the file.
+        seconds: time that it may take, with the start of the process.
+        admit: asked before the result is written; anything may be written without it.
+
+    Raises:
+        UnfitError: the task cannot be done at all.
+    """
+    (outcome,) = ProcessEngine(1, seconds=seconds).run(task, [job], admit or _admit_all)
+    return outcome
+
+
+def _admit_all(job: Job, draft: Draft) -> None:
+    """Everything may be written."""
+
+
+def _least_left(workers: Iterable[WorkerProcess], seconds: float | None) -> float | None:
+    """Seconds until the first process has had its time; ``None`` without a limit."""
+    return None if seconds is None else max(0.0, min(worker.left(seconds) for worker in workers))
+
+
+def _late(job: Job, seconds: float | None) -> Failure:
+    """The failure of a file that took too long."""
+    return Failure(job.source, TOO_SLOW, f"given up: not done within {seconds or 0:g} seconds")
+
+
+class _TimeOverError(BaseException):
+    """Time is over; no ``Exception``, because readers turn those into damaged files."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+
+def _limited(work: Callable[[Job], Made], seconds: float | None) -> Callable[[Job], Made]:
+    """Work in this process that is broken off when its time is over, where a signal can do so."""
+    if seconds is None or not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        return work
+
+    def stop(number: int, frame: object) -> None:
+        raise _TimeOverError(seconds)
+
+    def limited(job: Job) -> Made:
+        before = signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            return work(job)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    return limited
+
+
 def _end(workers: Sequence[WorkerProcess]) -> None:
     """End processes that may be in the middle of something: orderly if they can, at once if not."""
     try:
@@ -284,6 +388,10 @@ def _attempt(
         made.write()
     except _RefusedError as error:
         return None, error.failure
+    except _TimeOverError as error:
+        return None, _late(job, error.seconds)
+    except UnfitError:  # networks are loaded with the first image that needs them
+        raise
     except Exception as error:  # one bad file must not keep the others from being done
         _log.debug("%s failed", job.source, exc_info=True)
         return draft, Failure.of(job.source, error)
@@ -329,7 +437,11 @@ def _serve(pipe: connection.Connection, task: Task, verbose: bool) -> None:
         pipe.send(("fit", None))
         while (job := pipe.recv()) is not None:
             start = time.monotonic()
-            failure = _attempt(work, job, admit)[1]
+            try:
+                failure = _attempt(work, job, admit)[1]
+            except UnfitError as error:
+                pipe.send(("unfit", str(error)))
+                return
             pipe.send(("over", (failure, time.monotonic() - start)))
 
 

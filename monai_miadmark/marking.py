@@ -31,6 +31,7 @@ __all__ = [
     "Perturber",
     "Specialist",
     "canonical_display",
+    "check_region",
     "footprint",
     "make_mark",
     "plan_mark",
@@ -256,6 +257,12 @@ def _checked(fraction: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[n
     return np.clip(field, -1, 1).astype(np.float32, copy=False)
 
 
+def check_region(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> None:
+    """Raise ValueError for a region mask that is not on the grid ``(N, H, W)`` of the image."""
+    if mask.shape[-2:] != shape[1:] or (mask.ndim == 3 and len(mask) != shape[0]):
+        raise ValueError(f"the region mask has shape {mask.shape}, the image {shape}")
+
+
 def locate_region(
     options: ProtectOptions, critic: MarkCritic, clean: NDArray[np.float32], shape: tuple[int, int, int]
 ) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_]]:
@@ -271,8 +278,7 @@ def locate_region(
         rows, columns = np.arange(height) * h // height, np.arange(width) * w // width
         return region[:, rows[:, None], columns], region
     mask = options.region
-    if mask.shape[-2:] != (height, width) or (mask.ndim == 3 and len(mask) != slices):
-        raise ValueError(f"the region mask has shape {mask.shape}, the image {shape}")
+    check_region(mask, shape)
     mask = np.broadcast_to(mask, shape)
     region = mask_on_grid(mask, h, w)
     return (np.ascontiguousarray(mask) if options.effective_region_budget == 0 else None), region

@@ -24,9 +24,9 @@ from monai_miadmark.formats.dicom import DicomCarrier
 from monai_miadmark.formats.dicom_ps315 import check_certificates
 from monai_miadmark.formats.label_maps import looks_like_labels
 from monai_miadmark.image import StoredImage, pixel_digest
-from monai_miadmark.marking import Marker, make_mark
+from monai_miadmark.marking import Marker, check_region, make_mark
 from monai_miadmark.options import ProtectOptions
-from monai_miadmark.record import RecoveryRecord
+from monai_miadmark.record import RecoveryRecord, check_shell
 from monai_miadmark.shell import SourceShell
 from monai_miadmark.signatures import Signer, Verifier
 from monai_miadmark.wrapping import KeyIdentity, Recipient
@@ -162,6 +162,7 @@ def protect_bytes(
     opened = carrier.open_source(data, name)
     if not (options or ProtectOptions()).allow_label_maps:
         _refuse_labels(carrier, opened)
+    _rehearse(carrier, data, opened, certificates, recipients, options)
     values, record, digest, key = _protect(
         opened.image, recipients, marker, options, opened.shell, carrier.file_digest(data)
     )
@@ -295,8 +296,7 @@ def _protect(
     original_file: bytes | None,
 ) -> tuple[NDArray[Any], bytes, bytes, bytes]:
     """Protected samples, their serialized record, their digest, and the content key that the latent came from."""
-    if not recipients:
-        raise ValueError("at least one recipient is needed, or nobody could restore the image")
+    _check_asked(image, recipients, options)
     key = os.urandom(_KEY_BYTES)
     # HKDF is one-way: whoever learns the latent from the field knows nothing about the key.
     latent = HKDF(hashes.SHA256(), 32, None, b"miadmark latent 1").derive(key)
@@ -304,6 +304,34 @@ def _protect(
     values = apply_mark(image, mark)
     record = RecoveryRecord.build(image, mark, values, shell, original_file)
     return values, record.to_bytes(), record.protected_pixels, key
+
+
+def _rehearse(
+    carrier: Carrier,
+    data: bytes,
+    opened: OpenedSource,
+    certificates: Sequence[x509.Certificate],
+    recipients: Sequence[Recipient],
+    options: ProtectOptions | None,
+) -> None:
+    """Refuse, before any network is loaded, what would be refused after the marking.
+
+    DICOM and TIFF are written by libraries that cannot repeat all that they read: the protected file is made once with
+    the samples of the source and a record of one byte.
+    """
+    _check_asked(opened.image, recipients, options)
+    check_shell(opened.shell)
+    if carrier.name in ("dicom", "tiff"):
+        _carried(carrier, data, opened, opened.image.values, b"\0", certificates)
+
+
+def _check_asked(image: StoredImage, recipients: Sequence[Recipient], options: ProtectOptions | None) -> None:
+    """Raise ValueError for no recipient, or a region mask that is not on the grid of the image."""
+    if not recipients:
+        raise ValueError("at least one recipient is needed, or nobody could restore the image")
+    region = None if options is None else options.region
+    if region is not None and not isinstance(region, str):
+        check_region(region, image.values.shape[:3])
 
 
 def _refuse_labels(carrier: Carrier, opened: OpenedSource) -> None:

@@ -231,6 +231,8 @@ class _Crew:
             return None
         if seat.stage == "make":
             draft, failure = answer
+            if failure is not None and failure.kind == UnfitError.__name__:
+                raise UnfitError(failure.reason)
             if failure is None:
                 try:
                     admit(job, draft)
@@ -302,6 +304,8 @@ class _Worker:
                 raise RuntimeError("not prepared")
             made = self._work(job)
             draft = drafted(made)
+        except UnfitError as error:  # networks are loaded with the first image that needs them
+            return None, Failure(job.source, UnfitError.__name__, str(error))
         except Exception as error:  # one bad file must not keep the others from being done
             return None, _failure(job.source, error)
         self._made = made

@@ -37,7 +37,7 @@ from monai_miadmark.logo import Logo
 from monai_miadmark.sections import SectionReader, SectionWriter, keys, parse_json, planes, require, typed, unplanes
 from monai_miadmark.shell import CARRIED_FILE, SourceShell
 
-__all__ = ["DEFAULT_LIMIT", "VERSION", "RecoveryRecord"]
+__all__ = ["DEFAULT_LIMIT", "VERSION", "RecoveryRecord", "check_shell"]
 
 VERSION = 2
 """Newest version of the layout; 1 is read and written too, others are refused."""
@@ -432,10 +432,15 @@ def _read_correction(
     return SparseCorrection(shape, where, unplanes(sections.take("values", count * width), width))
 
 
-def _shell_head(shell: SourceShell, parts: SectionWriter) -> dict[str, Any]:
-    """Head and sections of a shell."""
+def check_shell(shell: SourceShell) -> None:
+    """Raise UnsupportedImageError for a source file whose name a record cannot keep."""
     if not _is_base_name(shell.name):
         raise UnsupportedImageError("the source file has a name that cannot be kept (it holds a path separator)")
+
+
+def _shell_head(shell: SourceShell, parts: SectionWriter) -> dict[str, Any]:
+    """Head and sections of a shell."""
+    check_shell(shell)
     for name, blob in shell.blobs.items():
         parts.add(_BLOB + name, bytes(blob))
     return {"format": shell.format, "name": shell.name, "meta": dict(shell.meta)}

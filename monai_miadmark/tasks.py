@@ -15,11 +15,14 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from monai_miadmark import files, keys
 from monai_miadmark.envelope import parse_envelope
 from monai_miadmark.errors import MIADMarkError, WrongKeyError
 from monai_miadmark.files import Made, Stamp, Where
-from monai_miadmark.marking import Marker
+from monai_miadmark.marking import Marker, Specialist
 from monai_miadmark.options import ProtectOptions
 from monai_miadmark.passphrases import salt_of
 from monai_miadmark.seal import inspect_envelope, open_envelope
@@ -29,6 +32,7 @@ __all__ = [
     "Failure",
     "Job",
     "KeyFile",
+    "LazyMarker",
     "Product",
     "ProtectTask",
     "RemoveTask",
@@ -170,6 +174,31 @@ def default_marker() -> Marker:
     return load_marker()
 
 
+class LazyMarker:
+    """A marker whose networks are loaded when the first image is to be marked: a refusal costs no load.
+
+    Args:
+        load: gives the marker.
+    """
+
+    def __init__(self, load: Callable[[], Marker]) -> None:
+        self._load = load
+        self._marker: Marker | None = None
+
+    def specialist(self, modality: str, images: NDArray[np.float32]) -> Specialist:
+        """See :class:`~monai_miadmark.marking.Marker`.
+
+        Raises:
+            UnfitError: the marker cannot be loaded.
+        """
+        if self._marker is None:
+            try:
+                self._marker = self._load()
+            except (OSError, ValueError) as error:
+                raise UnfitError(f"the marker cannot be loaded: {error}") from error
+        return self._marker.specialist(modality, images)
+
+
 @dataclass(frozen=True)
 class ProtectTask:
     """Protect files.
@@ -246,10 +275,7 @@ class ProtectTask:
                 recipients.append(keys.PassphraseRecipient(self.passphrase, self.salt))
             signer = None if self.signer is None else _loaded_signer(self.signer)
             certificates = [keys.load_certificate(path) for path in self.ps315]
-        try:
-            marker = self.load()
-        except (OSError, ValueError) as error:
-            raise UnfitError(f"the marker cannot be loaded: {error}") from error
+        marker = LazyMarker(self.load)
 
         def work(job: Job) -> Made:
             return files.make_protected(

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from doubles import load_marker
 
 from monai_miadmark import files
 from monai_miadmark.batch import ClashError, Report, plan, run_jobs
-from monai_miadmark.engines import Engine, Outcome, ProcessEngine, SerialEngine
+from monai_miadmark.engines import TOO_SLOW, Engine, Outcome, ProcessEngine, SerialEngine, run_alone
 from monai_miadmark.files import Made, Output, stamp_file
 from monai_miadmark.locking import FolderLock, LockedError
 from monai_miadmark.manifest import MANIFEST_NAME
@@ -32,7 +33,7 @@ from monai_miadmark.tasks import Draft, Job, KeyFile, ProtectTask, RemoveTask, R
 
 @dataclass(frozen=True)
 class Acting:
-    """Does what a file says: ``copy``, ``die``, ``raise``, ``wait`` or ``threads``."""
+    """Does what a file says: ``copy``, ``die``, ``raise``, ``wait``, ``spin``, ``unfit`` or ``threads``."""
 
     unfit: str = ""
 
@@ -63,6 +64,13 @@ def act(job: Job) -> Made:
     elif word == "wait":
         (job.folder / f"{job.source.name}.waiting").write_text(data)
         time.sleep(60)
+    elif word == "spin":
+        try:
+            re.match("(a+)+b", "a" * 60)
+        except Exception:  # as readers do, which make a damaged file of everything
+            data = "damaged"
+    elif word == "unfit":
+        raise UnfitError("the marker cannot be loaded: no weights")
     elif word == "threads":
         data = os.environ.get("OMP_NUM_THREADS", "")
     output = Output(job.folder / job.source.name, data.encode())
@@ -144,6 +152,35 @@ def test_a_task_that_cannot_be_done_is_said_once(tmp_path: Path, unfit: str) -> 
     if unfit != "die":
         with pytest.raises(UnfitError, match=unfit):
             list(SerialEngine().run(Acting(unfit), iter([Job(tmp_path / "0", tmp_path)]), admit))
+
+
+@pytest.mark.parametrize("engine", [ProcessEngine(1), SerialEngine()])
+def test_networks_that_cannot_be_loaded_for_a_file_end_the_job(tmp_path: Path, engine: Engine) -> None:
+    with pytest.raises(UnfitError, match="no weights"):
+        list(engine.run(Acting(), jobs(tmp_path, "copy", "unfit", "copy"), admit))
+    assert set(samples.contents(tmp_path / "out")) == {"0"}
+
+
+@pytest.mark.parametrize("engine", [ProcessEngine(2, seconds=1.0), SerialEngine(1.0)])
+def test_a_file_that_takes_too_long_is_given_up_and_the_others_go_on(tmp_path: Path, engine: Engine) -> None:
+    start = time.monotonic()
+    outcomes = run(engine, Acting(), jobs(tmp_path, "copy", "spin", "copy", "wait", "copy"))
+    kinds = {name: o.failure and o.failure.kind for name, o in outcomes.items()}
+    assert kinds == {"0": None, "1": TOO_SLOW, "2": None, "3": TOO_SLOW, "4": None}
+    late = outcomes["1"].failure
+    assert late is not None and late.path == tmp_path / "1" and late.reason == "given up: not done within 1 seconds"
+    assert {"0", "2", "4"} <= set(samples.contents(tmp_path / "out")) and time.monotonic() - start < 45
+    if isinstance(engine, ProcessEngine):
+        assert not any(alive(pid) for pid in wait_for(tmp_path / "out", 1))
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_a_server_can_work_on_one_file_within_a_time(tmp_path: Path) -> None:
+    first, second = jobs(tmp_path, "copy", "wait")
+    assert run_alone(Acting(), first, 30).failure is None
+    failure = run_alone(Acting(), second, 1).failure
+    assert failure is not None and failure.kind == TOO_SLOW
+    assert not any(alive(pid) for pid in wait_for(tmp_path / "out", 1))
 
 
 def test_breaking_off_ends_all_processes_soon(tmp_path: Path) -> None:

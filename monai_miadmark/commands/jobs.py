@@ -228,7 +228,8 @@ def _engine(options: Namespace, task: Task, files: int) -> Engine:
     if options.engine == "local":
         if options.address is not None:
             raise UsageError("--address is for --engine ray", "leave it out, or add --engine ray")
-        return ProcessEngine(processes, options.verbose) if processes > 1 else SerialEngine()
+        seconds = float(options.file_timeout)
+        return ProcessEngine(processes, options.verbose, seconds=seconds) if processes > 1 else SerialEngine(seconds)
     if find_spec("ray") is None:
         raise UsageError("Ray is not installed", "pip install 'monai-miadmark[ray]'")
     if carries_secret(task):
