@@ -12,13 +12,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["TEMPORARY_SUFFIX", "Output", "atomic_write", "atomic_write_all", "is_leftover"]
+__all__ = [
+    "TEMPORARY_SUFFIX",
+    "Output",
+    "atomic_write",
+    "atomic_write_all",
+    "is_leftover",
+    "make_folders",
+    "sync_folder",
+    "write_new",
+]
 
 TEMPORARY_SUFFIX = ".miadmark-tmp"
 """End of the names under which outputs are written before they get their own."""
 
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 """How file systems without hard links (exFAT, some network shares) say so."""
+
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM}
+"""How systems say that folders cannot be synced there, which is no failure of the disk."""
 
 
 class Output(NamedTuple):
@@ -47,6 +59,8 @@ def atomic_write(path: Path, data: bytes, overwrite: bool = False, mode: int | N
 def atomic_write_all(outputs: Sequence[Output], overwrite: bool = False, mode: int | None = None) -> None:
     """:func:`atomic_write` of files that belong together: all of them are complete on disk before the first is named.
 
+    When it returns, the disk has the files and their names.
+
     Raises:
         FileExistsError: a name is taken and ``overwrite`` is false; none was written.
         OSError: none was written (with ``overwrite``, files replaced before the error stay replaced).
@@ -64,27 +78,79 @@ def atomic_write_all(outputs: Sequence[Output], overwrite: bool = False, mode: i
             else:
                 _name_new(temporary, path)
                 created.append(path)
+        for folder in {path.parent for _, path in staged}:
+            sync_folder(folder)
     except BaseException:
         # A file without its sidecar, or the other way round, would only mislead.
         for path in created:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
         raise
     finally:
         for temporary, _ in staged:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-    for folder in {path.parent for _, path in staged}:
-        _sync_folder(folder)
+
+
+def make_folders(folder: Path, mode: int = 0o777) -> None:
+    """Make a folder and those around it that are missing, and wait until the disk has their names.
+
+    Args:
+        folder: the folder; may exist.
+        mode: permission bits of new folders, before the umask.
+
+    Raises:
+        OSError: one of them cannot be made, or is a file.
+    """
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for path in reversed(missing):
+        try:
+            os.mkdir(path, mode)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
+        sync_folder(path.parent)
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+
+
+def write_new(path: Path, data: bytes, mode: int) -> None:
+    """Write a file that must not exist yet, under its own name at once, and wait until the disk has it and its name.
+
+    Args:
+        path: where; a link that has the name is not followed.
+        data: the content.
+        mode: permission bits, which the file has from its first moment on.
+
+    Raises:
+        FileExistsError: the name is taken.
+        OSError: nothing is left.
+    """
+    _write_synced(path, data, mode)
+    try:
+        sync_folder(path.parent)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _write_synced(path: Path, data: bytes, mode: int) -> None:
-    """Write a new file and wait until the disk has it."""
+    """Write a new file and wait until the disk has it; nothing is left where that fails."""
     # Never through a link that someone put there, never into a file that exists.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    with open(os.open(path, flags, mode), "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+    descriptor = os.open(path, flags, mode)
+    try:
+        with open(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _name_new(temporary: Path, path: Path) -> None:
@@ -102,14 +168,21 @@ def _name_new(temporary: Path, path: Path) -> None:
             raise
 
 
-def _sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names in a folder, where the system can."""
-    with contextlib.suppress(OSError):
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in a folder, where the system can.
+
+    Raises:
+        OSError: the disk fails.
+    """
+    try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
 
 
 def is_leftover(name: str) -> bool:

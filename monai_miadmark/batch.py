@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from monai_miadmark.engines import PROCESS_DIED, Engine, Outcome
-from monai_miadmark.files import Stamp, is_leftover, stamp_file
+from monai_miadmark.errors import MIADMarkError
+from monai_miadmark.files import Stamp, is_leftover, stamp_file, verify_file
 from monai_miadmark.locking import FolderLock
 from monai_miadmark.manifest import Entry, Manifest, ManifestError, Settings
 from monai_miadmark.planning import BatchError, Filters, Plan, check_not_mixed, notes_folder, plan
@@ -34,6 +35,10 @@ __all__ = [
 ]
 
 
+_PROTECTING = ("protect", "grant", "revoke")
+"""Verbs whose results are protected files."""
+
+
 class ClashError(ValueError):
     """A file stands in the way of another one of the same job; it was not worked on, or nothing of it was written."""
 
@@ -48,6 +53,7 @@ class Report:
         failures: what was not done.
         seconds: what it took.
         signatures: for each of ``done``, what is known of a custodian's signature (``files.Signature``).
+        ignored_lines: lines of the manifest that somebody else wrote or changed, and that count for nothing.
     """
 
     done: list[tuple[Path, Path]] = field(default_factory=list)
@@ -55,6 +61,7 @@ class Report:
     failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
     signatures: list[str] = field(default_factory=list)
+    ignored_lines: int = 0
 
 
 def run_jobs(
@@ -76,7 +83,8 @@ def run_jobs(
         task: what to do with each file.
         engine: who does it.
         resume: leave out what the manifest says is done, as far as it still holds, and take away what killed runs left.
-        verify: with ``resume``, trust digests only; otherwise size and time of last change are enough, where both hold.
+        verify: with ``resume``, trust digests only, and open protected files as ``verify`` does; otherwise size and
+            time of last change are enough, where both hold.
         noted: folder of this machine for manifest and lock; needed where the output folder is one of a store, which
             has neither locks nor files that grow. Default: the output folder.
         report: to be filled; made here if not given.
@@ -102,6 +110,7 @@ def run_jobs(
                 FolderLock(notes, task.verb) as lock,
                 Manifest(notes, settings, read=resume) as manifest,
             ):
+                report.ignored_lines = manifest.ignored
                 if resume:
                     task = _continued(task, manifest, planned.out)
                 run = _Run(planned, manifest, report, resume and verify, failed, step)
@@ -210,7 +219,11 @@ class _Run:
         if not _same(job.source, entry.source, self.verify):
             return None
         outputs = self._paths(entry)
-        if not all(_same(path, stamp, self.verify) for path, stamp in outputs.items()):
+        if any(self._leads_out(path.parent) for path in outputs):
+            return None
+        if not all(_same(path, stamp, self.verify, output=True) for path, stamp in outputs.items()):
+            return None
+        if self.verify and self.manifest.settings.verb in _PROTECTING and not _is_protected([*outputs][-1]):
             return None
         return self._claim(job.source, outputs)
 
@@ -220,6 +233,8 @@ class _Run:
             if entry.settings != self.manifest.settings.key:
                 continue
             outputs = self._paths(entry)
+            if any(self._leads_out(path.parent) for path in outputs):
+                continue
             whole = _whole_ones(outputs)
             if len(whole) == len(outputs) and _same(job.source, entry.source, always=True):
                 self.manifest.done(name, entry.source, self._relative(whole), {**entry.facts, "adopted": True}, None)
@@ -232,6 +247,8 @@ class _Run:
         """Whether a result may be written; if so, note that it is going to be."""
         paths = [product.path for product in draft.products]
         for path in paths:
+            if self._leads_out(path.parent):
+                raise ClashError(f"a link leads out of the output folder: {path.parent}")
             place = path.parent.resolve() / path.name
             if place in self.inputs:
                 raise ClashError(f"{path} is an input of this job")
@@ -297,11 +314,19 @@ class _Run:
         out = self.planned.out
         return {PurePosixPath(*path.relative_to(out).parts).as_posix(): stamp for path, stamp in outputs.items()}
 
+    def _leads_out(self, folder: Path) -> bool:
+        """Whether links lead a folder out of the output folder, where nothing is read, written or deleted."""
+        if isinstance(folder, RemotePath):
+            return False
+        return not folder.resolve().is_relative_to(self.planned.out.resolve())
+
     def _clean(self) -> None:
         """Take away what killed runs left of files that they had not finished."""
         if isinstance(self.planned.out, RemotePath):
             return  # a store shows nothing that is not whole
         for folder in {self.planned.out, *(job.folder for job in self.planned.jobs)}:
+            if self._leads_out(folder):
+                continue
             with suppress(OSError):
                 for entry in list(os.scandir(folder)):
                     if is_leftover(entry.name) and entry.is_file(follow_symlinks=False):
@@ -309,10 +334,13 @@ class _Run:
                             os.unlink(entry.path)
 
 
-def _same(path: Path, stamp: Stamp, always: bool) -> bool:
-    """Whether a file is what it was: by size and time, else (or ``always``) by its digest; ``False`` if it is gone."""
+def _same(path: Path, stamp: Stamp, always: bool, output: bool = False) -> bool:
+    """Whether a file is what it was: by size and time, else (or ``always``) by its digest; ``False`` if it is gone.
+
+    Outputs are never links: one that is has been put there by somebody else.
+    """
     try:
-        status = path.stat()
+        status = path.lstat() if output else path.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size != stamp.size:
             return False
         # A time of 0 says that nobody knows it.
@@ -322,10 +350,20 @@ def _same(path: Path, stamp: Stamp, always: bool) -> bool:
         return False
 
 
+def _is_protected(path: Path) -> bool:
+    """Whether a file is one that restores: its pixels, record and signature belong together."""
+    try:
+        verify_file(path)
+    except MIADMarkError:
+        return False
+    return True
+
+
 def _whole(path: Path, stamp: Stamp) -> Stamp | None:
     """The stamp of an output on disk, if it is the one that was intended."""
     try:
-        if path.lstat().st_size != stamp.size:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size != stamp.size:
             return None
         found = stamp_file(path)
     except OSError:

@@ -27,7 +27,15 @@ from cryptography import x509
 from pydicom.filereader import read_partial
 
 from monai_miadmark import pipeline
-from monai_miadmark.atomic import TEMPORARY_SUFFIX, Output, atomic_write, atomic_write_all, is_leftover
+from monai_miadmark.atomic import (
+    TEMPORARY_SUFFIX,
+    Output,
+    atomic_write,
+    atomic_write_all,
+    is_leftover,
+    make_folders,
+    sync_folder,
+)
 from monai_miadmark.closeness import Closeness, InkWatch, closeness
 from monai_miadmark.errors import MIADMarkError, UnsupportedImageError
 from monai_miadmark.formats import carrier_for
@@ -146,6 +154,8 @@ class Made:
         _write(self.outputs, self.overwrite, self.mode)
         if self.stale is not None:
             self.stale.unlink(missing_ok=True)
+            if not isinstance(self.stale, RemotePath):
+                sync_folder(self.stale.parent)
         return self.path
 
 
@@ -602,7 +612,7 @@ def _write(outputs: Sequence[Output], overwrite: bool, mode: int) -> None:
     if remote:
         put_all(remote, overwrite)
         return
-    outputs[0].path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(outputs[0].path.parent)
     if any(output.path.is_dir() for output in outputs):
         raise IsADirectoryError(errno.EISDIR, "the output is a folder", str(outputs[-1].path))
     try:

@@ -23,6 +23,7 @@ from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, mlkem, rsa, x25519
 
+from monai_miadmark.atomic import write_new
 from monai_miadmark.passphrases import SALT_BYTES, PassphraseIdentity, PassphraseRecipient, passphrase_bytes
 from monai_miadmark.pkcs8 import encrypted_pkcs8_pem, is_affordable
 from monai_miadmark.recipients import CmsIdentity, CmsRecipient, HpkeIdentity, HpkeRecipient, generate_identity
@@ -114,7 +115,7 @@ def save_key_pair(key: HpkeIdentity | Signer, stem: _PathLike, passphrase: str |
     # A private file whose public one cannot be written is taken back: its name would be blocked for the next try.
     _write_private(paths.private, key.private_parts(), passphrase)
     try:
-        _write_new(paths.public, (key.verifier if isinstance(key, Signer) else key.recipient).public_pem(), 0o644)
+        write_new(paths.public, (key.verifier if isinstance(key, Signer) else key.recipient).public_pem(), 0o644)
     except BaseException:
         paths.private.unlink(missing_ok=True)
         raise
@@ -137,12 +138,12 @@ def save_recipient(recipient: HpkeRecipient | CmsRecipient, path: _PathLike) -> 
     Raises:
         FileExistsError: the file exists; it is left as it is.
     """
-    _write_new(Path(path), recipient.public_pem(), 0o644)
+    write_new(Path(path), recipient.public_pem(), 0o644)
 
 
 def save_verifier(verifier: Verifier, path: _PathLike) -> None:
     """Write a public signature key file. Raises as :func:`save_recipient` does."""
-    _write_new(Path(path), verifier.public_pem(), 0o644)
+    write_new(Path(path), verifier.public_pem(), 0o644)
 
 
 def load_recipient(path: _PathLike) -> HpkeRecipient | CmsRecipient:
@@ -343,7 +344,7 @@ def _write_private(path: Path, parts: Iterable[_PrivatePart], passphrase: str | 
         else:
             der = part.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, plain)
             blocks.append(encrypted_pkcs8_pem(der, password))
-    _write_new(path, b"".join(blocks), 0o600)
+    write_new(path, b"".join(blocks), 0o600)
 
 
 @contextmanager
@@ -358,17 +359,3 @@ def _about(path: Path) -> Iterator[None]:
 def _found(labels: list[str]) -> str:
     """PEM labels of a file, for a message."""
     return ", ".join(labels[:4]) + (", ..." if len(labels) > 4 else "")
-
-
-def _write_new(path: Path, data: bytes, mode: int) -> None:
-    """Write a file that must not exist yet; nothing is left behind if that fails."""
-    # The mode is given at creation, so that there is no moment in which others can read a private key.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise

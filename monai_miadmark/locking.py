@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from monai_miadmark.atomic import make_folders
+
 try:
     import fcntl
 except ImportError:  # no POSIX system
@@ -62,7 +64,7 @@ class FolderLock:
             OSError: the folder cannot be made or written to.
         """
         self._made = not self.folder.exists()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folders(self.folder)
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while not self._take():
             # A run that was killed may leave processes that need a moment to notice. They hold the lock so long.

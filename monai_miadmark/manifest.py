@@ -10,12 +10,17 @@ step is taken. There are three kinds:
   between the output and its ``file`` line, these digests prove that an output is whole, and whose it is.
 * ``file``: one for each file that is done or has failed; complete in itself.
 
+Each line ends with a MAC under a key of whoever runs jobs (``owner``), over the line and the MAC of the line before it;
+a chain begins with each ``run``. What somebody else wrote, changed, moved or took out of the middle of a run counts as
+not written: neither does an original pass for done, nor is anything deleted because of it.
+
 Paths are relative: sources to the folder that was named on the command line, outputs to the folder of the manifest. No
 line holds a secret, or a value out of an image's header; file names are as they are.
 """
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -28,11 +33,24 @@ from typing import Any, BinaryIO, NamedTuple
 
 from monai_miadmark import __version__
 from monai_miadmark.files import Stamp, open_regular
+from monai_miadmark.owner import OwnerKeyError, owner_key
 
-__all__ = ["MANIFEST_NAME", "SCHEMA", "Entry", "Manifest", "ManifestError", "Settings", "manifest_lines"]
+__all__ = [
+    "MANIFEST_NAME",
+    "SCHEMA",
+    "Entry",
+    "Manifest",
+    "ManifestError",
+    "Settings",
+    "authentic_line",
+    "manifest_key",
+    "manifest_lines",
+]
 
 MANIFEST_NAME = "miadmark-manifest.jsonl"
-SCHEMA = 1
+SCHEMA = 2
+_SCHEMAS = (1, SCHEMA)
+"""Versions of lines that are known; those of version 1 had no MAC, and none of them is authentic."""
 
 _MAX_LINE_BYTES = 1 << 20
 """Longer lines are no work of ours: a line names one file, and at most some thousand recipients."""
@@ -47,6 +65,12 @@ _OPENING = b'{"schema"'
 """How every line begins."""
 
 _HEX = frozenset("0123456789abcdef")
+
+_MAC_BYTES = 32
+_NO_MAC = bytes(_MAC_BYTES)
+"""Stands before the first line of a run."""
+_MAC_START, _MAC_END = b', "mac": "', b'"}'
+_MAC_LENGTH = len(_MAC_START) + 2 * _MAC_BYTES + len(_MAC_END)
 
 
 class ManifestError(ValueError):
@@ -91,25 +115,30 @@ class Manifest:
         folder: the output folder.
         settings: of this run.
         read: take in what earlier runs noted.
+        key: that lines are authenticated with; default: :func:`manifest_key`.
 
     Attributes:
         finished: by source: the outputs that were last said to be in place. Empty without ``read``.
         intended: by source: the intents after which they were not said to be in place, the last one last; several
             where a worker that was given up may still have written what it was about to. Empty without ``read``.
         earlier: settings of the last run; ``None`` if there is none, or without ``read``.
+        ignored: lines that are not authentic, and were not taken in.
 
     Raises:
         ManifestError: the file is not a manifest that this version understands.
         OSError: it cannot be read or written.
     """
 
-    def __init__(self, folder: Path, settings: Settings, read: bool) -> None:
+    def __init__(self, folder: Path, settings: Settings, read: bool, key: bytes | None = None) -> None:
         self.path = folder / MANIFEST_NAME
         self.settings = settings
         self.finished: dict[str, Entry] = {}
         self.intended: dict[str, tuple[Entry, ...]] = {}
         self.earlier: Settings | None = None
+        self.ignored = 0
         self._begun = False
+        self._key = manifest_key() if key is None else key
+        self._mac = _NO_MAC
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         self._descriptor = os.open(self.path, flags, 0o644)
         try:
@@ -230,8 +259,10 @@ class Manifest:
             lines.append({"kind": "run", "verb": verb, "version": __version__, "options": options})
         lines.append(dict(content))
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        text = "".join(json.dumps({"schema": SCHEMA, "time": now, **line}) + "\n" for line in lines)
-        data = text.encode("ascii")
+        mac, data = self._mac, b""
+        for line in lines:
+            written, mac = authentic_line({"schema": SCHEMA, "time": now, **line}, self._key, mac)
+            data += written
         try:
             left = memoryview(data)
             while left:
@@ -243,7 +274,7 @@ class Manifest:
                 os.ftruncate(self._descriptor, self._size)
             raise
         self._size += len(data)
-        self._begun = True
+        self._begun, self._mac = True, mac
 
     def _cut_tail(self) -> int:
         """Cut off what a run that was killed left of its last lines; the size of what stays."""
@@ -269,6 +300,9 @@ class Manifest:
         """Take in all lines."""
         current: Settings | None = None
         for number, line in self._lines():
+            if line is None:
+                self.ignored += 1
+                continue
             try:
                 kind = line["kind"]
                 if kind == "run":
@@ -295,20 +329,57 @@ class Manifest:
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise ManifestError(f"{self.path}: line {number} is not one of a manifest") from error
 
-    def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """All lines with their numbers, from 1."""
+    def _lines(self) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        """All lines with their numbers, from 1; ``None`` for those that are not authentic."""
         with open(os.dup(self._descriptor), "rb") as stream:
             stream.seek(0)
-            yield from _numbered(stream, self.path)
+            yield from _numbered(stream, self.path, self._key)
 
 
-def manifest_lines(folder: Path) -> Iterator[dict[str, Any]]:
-    """What the manifest of a folder says, line by line, without changing it; for whoever tells of a job.
+def manifest_key() -> bytes:
+    """Key (32 bytes) of this user for manifests.
 
-    Half a line at its end, which a run that was killed may leave, is left out.
+    Raises:
+        ManifestError: the owner's secret cannot be used.
+    """
+    try:
+        return owner_key("manifest")
+    except OwnerKeyError as error:
+        raise ManifestError(str(error)) from error
+
+
+def authentic_line(content: Mapping[str, Any], key: bytes, before: bytes) -> tuple[bytes, bytes]:
+    """A line of a manifest with its MAC.
 
     Args:
-        folder: the output folder.
+        content: JSON object of the line, not empty.
+        key: 32 bytes.
+        before: MAC of the line before it (32 bytes); zeros at the beginning of a run.
+
+    Returns:
+        The line with its line end, and its MAC.
+    """
+    text = json.dumps(content).encode("ascii")
+    mac = hmac.digest(key, before + text, "sha256")
+    return text[:-1] + _MAC_START + mac.hex().encode() + _MAC_END + b"\n", mac
+
+
+def _mac_of(line: bytes, key: bytes, before: bytes) -> bytes | None:
+    """MAC of a line, or ``None`` if the line does not end with it."""
+    line = line.removesuffix(b"\n")
+    text, end = line[:-_MAC_LENGTH] + b"}", line[-_MAC_LENGTH:]
+    mac = hmac.digest(key, before + text, "sha256")
+    return mac if hmac.compare_digest(end, _MAC_START + mac.hex().encode() + _MAC_END) else None
+
+
+def manifest_lines(folder: Path, key: bytes | None = None) -> Iterator[dict[str, Any]]:
+    """What the manifest of a folder says, line by line, without changing it; for whoever tells of a job.
+
+    Half a line at its end, which a run that was killed may leave, is left out, and so are lines that are not authentic.
+
+    Args:
+        folder: the folder of the manifest.
+        key: that lines are authenticated with; default: :func:`manifest_key`.
 
     Raises:
         ManifestError: the file is not a manifest that this version understands.
@@ -316,13 +387,20 @@ def manifest_lines(folder: Path) -> Iterator[dict[str, Any]]:
     """
     path = folder / MANIFEST_NAME
     with open_regular(path) as (stream, _):
-        for _, found in _numbered(stream, path, unfinished=True):
-            yield found
+        for _, found in _numbered(stream, path, manifest_key() if key is None else key, unfinished=True):
+            if found is not None:
+                yield found
 
 
-def _numbered(stream: BinaryIO, path: Path, unfinished: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    """All lines with their numbers, from 1; ``unfinished``: the last one may be half a line."""
+def _numbered(
+    stream: BinaryIO, path: Path, key: bytes, unfinished: bool = False
+) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """All lines with their numbers, from 1; ``None`` for those that are not authentic.
+
+    ``unfinished``: the last one may be half a line.
+    """
     number = 0
+    before: bytes | None = None  # no run of ours has begun, or its chain is broken
     while line := stream.readline(_MAX_LINE_BYTES):
         number += 1
         found = _parsed(line)
@@ -330,9 +408,12 @@ def _numbered(stream: BinaryIO, path: Path, unfinished: bool = False) -> Iterato
             if unfinished and not line.endswith(b"\n") and not stream.read(1):
                 return
             raise ManifestError(f"{path}: line {number} is damaged")
-        if found.get("schema") != SCHEMA:
+        if found.get("schema") not in _SCHEMAS:
             raise ManifestError(f"{path}: line {number} is of a version that is not known here")
-        yield number, found
+        if found.get("kind") == "run":
+            before = _NO_MAC
+        before = None if before is None else _mac_of(line, key, before)
+        yield number, None if before is None else found
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

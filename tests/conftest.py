@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,18 @@ from monai_miadmark.keys import generate_identity, generate_signer, save_key_pai
 _CPU = Path("/proc/cpuinfo")
 if _CPU.is_file() and "avx512" not in _CPU.read_text():
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _state_of_the_owner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests, and the processes that they start, leave nothing in the home of whoever runs them."""
+    before = os.environ.get("XDG_STATE_HOME")
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+    yield
+    if before is None:
+        del os.environ["XDG_STATE_HOME"]
+    else:
+        os.environ["XDG_STATE_HOME"] = before
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import manifests
 import pytest
 import samples
 from doubles import load_marker
@@ -370,7 +371,7 @@ class TestResume:
         later = json.loads(text[-1])
         assert later["kind"] == "intent" and json.loads(done)["status"] == "done"
         later["outputs"][0]["sha256"] = hashlib.sha256(b"another mark").hexdigest()
-        (out / MANIFEST_NAME).write_text("".join(text) + json.dumps(later) + "\n")
+        manifests.rewrite(out / MANIFEST_NAME, [*map(json.loads, text), later])
         again = Copies()
         report = self.run(folder, again, resume=True)
         assert len(report.kept) == 3 and again.worked == [] and lines(out)[-1]["adopted"] is True
@@ -405,6 +406,62 @@ class TestResume:
         assert all(path.exists() for path in left)
         self.run(folder, Copies(), resume=True)
         assert not any(path.exists() for path in left) and own.exists()
+
+    def test_a_forged_line_makes_no_original_pass_for_done(self, folder: Path) -> None:
+        """Whoever can write the folder puts originals there, and lines that say they are done; also with --verify."""
+        out = folder.parent / "out"
+        self.run(folder, Copies())
+        forged = manifests.read(out / MANIFEST_NAME)
+        stolen = folder.parent / "stolen"
+        stolen.mkdir()
+        self.run(folder, Copies())  # fails: the outputs exist
+        for name in ("a.txt", "b.txt", "sub/c.txt"):
+            (out / name).write_bytes((folder / name).read_bytes())
+        for line in forged:
+            if line.get("status") == "done":
+                stamp = stamp_file(out / line["output"])
+                line |= {"output_sha256": stamp.sha256, "output_bytes": stamp.size, "output_mtime_ns": stamp.mtime_ns}
+        (out / MANIFEST_NAME).write_text("".join(json.dumps(line) + "\n" for line in forged))
+        for verify in (False, True):
+            report = self.run(folder, Copies(), resume=True, verify=verify)
+            assert report.kept == [] and len(report.failures) == 3 and report.ignored_lines > 0
+
+    def test_a_forged_intent_deletes_nothing(self, folder: Path) -> None:
+        out = folder.parent / "out"
+        elsewhere = folder.parent / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / "empty").touch()
+        self.run(folder, Copies())
+        os.symlink(elsewhere, out / "link")
+        lines_now = manifests.read(out / MANIFEST_NAME)
+        intent = next(line for line in lines_now if line["kind"] == "intent") | {"source": "a.txt"}
+        intent["outputs"] = [
+            {"path": "link/empty", "sha256": "ab" * 32, "bytes": 1},
+            {"path": "nothing", "sha256": "ab" * 32, "bytes": 1},
+        ]
+        with (out / MANIFEST_NAME).open("a") as stream:
+            stream.write(json.dumps(intent) + "\n")
+        self.run(folder, Copies(), resume=True)
+        assert (elsewhere / "empty").exists()
+
+    def test_links_never_lead_out_of_the_folder(self, folder: Path) -> None:
+        """Also where the manifest is genuine, and somebody put a link in place of a folder or a file afterwards."""
+        out, elsewhere = folder.parent / "out", folder.parent / "elsewhere"
+        self.run(folder, Copies())
+        path = out / MANIFEST_NAME
+        begun = [line for line in manifests.read(path) if line.get("source") != "sub/c.txt" or line["kind"] != "file"]
+        manifests.rewrite(path, begun)  # killed after the intent
+        shutil.move(out / "sub", elsewhere)
+        (elsewhere / "c.txt").write_bytes(b"")  # as a name that was reserved
+        (elsewhere / ".0123456789abcdef.miadmark-tmp").touch()
+        os.symlink(elsewhere, out / "sub")
+        report = self.run(folder, Copies(), resume=True)
+        assert [(failure.path.name, failure.kind) for failure in report.failures] == [("c.txt", "ClashError")]
+        assert "leads out of the output folder" in report.failures[0].reason
+        assert {entry.name for entry in elsewhere.iterdir()} == {"c.txt", ".0123456789abcdef.miadmark-tmp"}
+        (out / "a.txt").rename(elsewhere / "a.txt")
+        os.symlink(elsewhere / "a.txt", out / "a.txt")
+        assert out / "a.txt" not in [result for _, result in self.run(folder, Copies(), resume=True).kept]
 
     def test_results_that_meet_are_refused_before_they_are_written(self, folder: Path) -> None:
         """Names that only work on the files tells, and even if existing files are to be replaced."""
@@ -489,6 +546,23 @@ class TestFormats:
         (failure,) = report.failures
         assert failure.path.name == "photo.png" and "is the result of" in failure.reason
         assert (tmp_path / "r" / "photo.jpg").read_bytes() == samples.jpeg()
+
+
+def test_verify_opens_what_it_verifies(keys: Path, tmp_path: Path) -> None:
+    """A line that its owner wrote of a file that was none of the protected: digests fit, and it restores nothing."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(samples.png())
+    task, out = protecting(keys), tmp_path / "p"
+    run = lambda **more: run_jobs(plan([tmp_path / "in"], out, same), task, SerialEngine(), **more)  # noqa: E731
+    assert len(run().done) == 1
+    assert len(run(resume=True, verify=True).kept) == 1
+    (out / "a.png").write_bytes(samples.png())
+    path = out / MANIFEST_NAME
+    found, stamp = manifests.read(path), stamp_file(out / "a.png")
+    found[-1] |= {"output_sha256": stamp.sha256, "output_bytes": stamp.size, "output_mtime_ns": stamp.mtime_ns}
+    manifests.rewrite(path, found)
+    report = run(resume=True, verify=True)
+    assert not report.kept and [failure.kind for failure in report.failures] == ["FileExistsError"]
 
 
 def protecting(keys: Path) -> ProtectTask:

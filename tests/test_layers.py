@@ -51,6 +51,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "interpolate",
         "logo",
         "modalities",
+        "owner",
         "passphrases",
         "recipients",
         "router",

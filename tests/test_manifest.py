@@ -9,12 +9,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import manifests
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from monai_miadmark.files import Stamp
-from monai_miadmark.manifest import MANIFEST_NAME, Manifest, ManifestError, Settings
+from monai_miadmark.manifest import MANIFEST_NAME, Manifest, ManifestError, Settings, manifest_lines
 
 SETTINGS = Settings("protect", {"preset": "fast", "region_budget": 0.01})
 SOURCE, OUTPUT = Stamp("ab" * 32, 10, 5), Stamp("cd" * 32, 20, 6)
@@ -50,7 +51,7 @@ def test_what_is_noted_is_read(tmp_path: Path) -> None:
 def test_lines(tmp_path: Path) -> None:
     found = [json.loads(line) for line in filled(tmp_path).read_text().splitlines()]
     assert [line["kind"] for line in found] == ["run", "intent", "file", "file", "intent"]
-    assert all(line["schema"] == 1 and line["time"].endswith("+00:00") for line in found)
+    assert all(line["schema"] == 2 and len(line["mac"]) == 64 and line["time"].endswith("+00:00") for line in found)
     assert found[2]["options"] == SETTINGS.options and found[2]["seconds"] == 1.235
     assert found[3]["reason"] == {"class": "TamperedError", "message": "changed"}
 
@@ -101,7 +102,7 @@ def test_other_files_are_left_as_they_are(tmp_path: Path, content: bytes) -> Non
 @pytest.mark.parametrize(
     ("number", "change"),
     [
-        (0, {"schema": 2}),
+        (0, {"schema": 3}),
         (0, {"options": None}),
         (1, {"outputs": []}),
         (1, {"outputs": [{"path": "../a.dcm", "sha256": "ab" * 32, "bytes": 1}]}),
@@ -124,9 +125,56 @@ def test_malformed_lines_are_refused_by_number(tmp_path: Path, number: int, chan
     path = filled(tmp_path)
     found = [json.loads(line) for line in path.read_text().splitlines()]
     found[number].update(change)
-    path.write_text("".join(json.dumps(line) + "\n" for line in found))
+    manifests.rewrite(path, found)
     with pytest.raises(ManifestError, match=f"line {number + 1} is"):
         read(tmp_path)
+
+
+def forged(lines: list[dict[str, Any]]) -> bytes:
+    """What somebody writes who does not have the owner's key."""
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+def test_lines_of_others_count_for_nothing(tmp_path: Path) -> None:
+    """Changed, invented, moved, left out, copied from another run, or of a version without MAC."""
+    path = filled(tmp_path)
+    good = path.read_bytes().splitlines(keepends=True)
+    found = manifests.read(path)
+    changed = json.loads(good[2]) | {"output": "b.dcm"}
+    old = [{**line, "schema": 1} for line in found]
+    for line in old:
+        del line["mac"]
+    trials: list[tuple[bytes, int]] = [
+        (b"".join([*good[:2], json.dumps(changed).encode() + b"\n", *good[3:]]), 3),
+        (b"".join([good[0], *good[2:]]), 3),  # the intent is left out, and what follows hangs on it
+        (b"".join([good[0], good[2], good[1], *good[3:]]), 4),
+        (b"".join([*good, good[2]]), 1),
+        (b"".join([*good, forged([{**found[2], "source": "x.dcm", "mac": "00" * 32}])]), 1),
+        (forged(old), 5),
+        (forged(old) + b"".join(good), 5),
+    ]
+    for content, ignored in trials:
+        path.write_bytes(content)
+        manifest = read(tmp_path)
+        assert manifest.ignored == ignored
+        assert set(manifest.finished) <= {"a.dcm"} and (
+            ignored != 5 or content.endswith(good[-1]) or not manifest.finished
+        )
+        assert len(list(manifest_lines(tmp_path))) == content.count(b"\n") - ignored
+
+
+def test_runs_of_two_owners_stand_beside_each_other(tmp_path: Path) -> None:
+    mine, other = bytes(32), b"\1" * 32
+    for key, name in ((mine, "a"), (other, "b"), (mine, "c")):
+        with Manifest(tmp_path, SETTINGS, read=False, key=key) as manifest:
+            manifest.done(name, SOURCE, {name: OUTPUT}, FACTS, 0.0)
+    with Manifest(tmp_path, SETTINGS, read=True, key=mine) as manifest:
+        assert set(manifest.finished) == {"a", "c"} and manifest.ignored == 2
+        manifest.done("d", SOURCE, {"d": OUTPUT}, FACTS, 0.0)
+    with Manifest(tmp_path, SETTINGS, read=True, key=other) as manifest:
+        assert set(manifest.finished) == {"b"}
+    with Manifest(tmp_path, SETTINGS, read=True, key=mine) as manifest:
+        assert set(manifest.finished) == {"a", "c", "d"}
 
 
 def test_damage_in_the_middle_is_refused(tmp_path: Path) -> None:

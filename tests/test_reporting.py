@@ -17,6 +17,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import manifests
 import numpy as np
 import pytest
 import samples
@@ -348,12 +349,14 @@ class TestHistory:
         assert len(read_history(job.planned.out, settings).files) == 5
         path.write_bytes(good + b'{"schema": 1, "time"')  # a run was killed
         assert len(read_history(job.planned.out, settings).files) == 5
-        lines = good.splitlines()
+        path.write_bytes(good)
+        lines = manifests.read(path)
         for change in ({"recipients": 3}, {"quality": {"psnr": "x", "ssim": 1}}, {"seconds": [1]}, {"status": None}):
-            broken = json.dumps({**json.loads(lines[-1]), **change}).encode()
-            path.write_bytes(b"\n".join([*lines[:-1], broken, b""]))
+            manifests.rewrite(path, [*lines[:-1], {**lines[-1], **change}])
             with pytest.raises(ManifestError):
                 read_history(job.planned.out, settings)
+        path.write_bytes(good + json.dumps({**lines[-1], "source": "forged.png"}).encode() + b"\n")
+        assert "forged.png" not in read_history(job.planned.out, settings).files
         path.write_bytes(b"no manifest\n")
         with pytest.raises(ManifestError, match="damaged"):
             read_history(job.planned.out, settings)

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import manifests
 import pytest
 import samples
 import store
@@ -218,8 +219,8 @@ def test_a_job_that_died_before_it_could_note(server: str, keys: Path, tmp_path:
     out, notes = remote("s3://scans/died"), tmp_path / "notes"
     assert not protect(keys, out, notes, tmp_path / "in", record="sidecar").failures
     before = store.contents(out)
-    text = (notes / MANIFEST_NAME).read_text().splitlines(keepends=True)
-    (notes / MANIFEST_NAME).write_text("".join(line for line in text if '"kind": "file"' not in line))
+    found = manifests.read(notes / MANIFEST_NAME)
+    manifests.rewrite(notes / MANIFEST_NAME, [line for line in found if line["kind"] != "file"])
     (out / "1.png").unlink()
     store.write(out / "2.png", b"somebody else's")
     report = protect(keys, out, notes, tmp_path / "in", record="sidecar", resume=True)

@@ -319,6 +319,8 @@ def _say_sum(report: batch.Report, done: str) -> None:
     more = f", {kept} done before" if kept else ""
     more += f", {lost} failed" if lost else ""
     say(f"{done} {count} file{'' if count == 1 else 's'}{more} in {report.seconds:.1f} s")
+    if report.ignored_lines:
+        say(f"warning: {report.ignored_lines} lines of the manifest count for nothing: not written by you, or changed")
     _say_signatures(report, done)
     say_hints({failure.kind for failure in report.failures})
 

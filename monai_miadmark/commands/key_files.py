@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from monai_miadmark import files, keys
 from monai_miadmark.arguments import UsageError
+from monai_miadmark.atomic import make_folders
 from monai_miadmark.commands.console import FAILED, ask_passphrase, say, shown
 from monai_miadmark.errors import MIADMarkError
 from monai_miadmark.tasks import KeyFile
@@ -31,7 +32,7 @@ def keygen(options: Namespace) -> int:
     passphrase = ask_passphrase(f"Passphrase for {name}.key: ", repeat=True) if options.passphrase else None
     key = keys.generate_signer(kind) if kind else keys.generate_identity(options.kem or "hybrid")
     try:
-        options.dir.mkdir(parents=True, exist_ok=True)
+        make_folders(options.dir)
         paths = keys.save_key_pair(key, options.dir / name, passphrase)
     except FileExistsError as error:
         say(f"{shown(error.filename)} exists and is left as it is: choose another name")
