@@ -23,19 +23,12 @@ __all__ = [
     "displayed",
     "percentile_window",
     "pixel_digest",
-    "trusted_window",
 ]
 
 STORED_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
 """The sample types that are restored exactly, all in native byte order."""
 
 MAX_CHANNELS = 4
-
-WIDEST_WINDOW = 4.0
-"""Largest width of a window that is trusted, as a multiple of the range of the samples; see :func:`trusted_window`."""
-
-_EXTREMES = (0.05, 99.95)
-"""Percentiles between which lies the range of the samples: a few dead or hot pixels say nothing about it."""
 
 
 class Bounds(NamedTuple):
@@ -195,44 +188,3 @@ def percentile_window(values: NDArray[Any], inverted: bool = False) -> Window:
     if not low < high:  # constant image, or nearly so: fall back to the whole range, then to one unit
         low, high = (float(sample.min()), float(sample.max())) if sample.size else (0.0, 1.0)
     return Window(low, high, inverted) if low < high else Window(low, low + max(1.0, abs(low) * 2.0**-20), inverted)
-
-
-def trusted_window(
-    low: float, high: float, inverted: bool, values: NDArray[Any], padding: tuple[int, int] | None = None
-) -> Window | None:
-    """A window that a file names, or ``None`` where it says nothing about the samples.
-
-    A window is not trusted where it is empty or not finite, where it shows all samples black or all white, and where it
-    is more than :data:`WIDEST_WINDOW` times as wide as the range of the samples. Writers that know no window name the
-    whole range of the type (65536), while samples lie between 27 and 300. The budget of a mark is a share of the window
-    (about 0.03 of it, root mean square), and the standard deviation of an image is about a fifth of its range: within
-    twice the range the mark has a third of the deviation of the image at most, at :data:`WIDEST_WINDOW` two thirds
-    (both still correlate at more than 0.8), and at ten times there is less image than mark. A window that has a reason
-    is seldom wider than the range: windows of CT are narrower, those of radiographs about as wide as the range, and
-    slices with little in them have half of it.
-
-    Args:
-        low: stored value shown as black (or white if ``inverted``); may be above ``high``, then both swap roles.
-        high: stored value shown as white.
-        inverted: small values are bright.
-        values: the samples, of any shape.
-        padding: as of :class:`StoredImage`; such samples do not count.
-    """
-    if low > high:
-        low, high, inverted = high, low, not inverted
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        return None
-    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values.reshape(-1)
-    if padding is not None:
-        inside = finite[(finite < padding[0]) | (finite > padding[1])]
-        finite = inside if inside.size else finite
-    if not finite.size or high <= float(finite.min()) or low >= float(finite.max()):
-        return None
-    some = finite[:: max(1, finite.size // 1_000_000)]
-    first, last = (float(v) for v in np.percentile(some.astype(np.float64), _EXTREMES))
-    if not first < last:
-        first, last = float(finite.min()), float(finite.max())
-    # Of one value only: there is no image that a mark could spoil.
-    if first < last and high - low > WIDEST_WINDOW * (last - first):
-        return None
-    return Window(low, high, inverted)

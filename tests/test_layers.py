@@ -58,6 +58,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "sections",
         "signatures",
         "stacks",
+        "windows",
     ),
     ("arguments", "budget", "descent", "envelope", "exact", "formats", "keys"),
     ("bindings", "critic", "key_facts", "masks", "options", "perturbers", "record", "soft_likeness"),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_miadmark.errors import NotProtectedError, TamperedError, UnsupportedImageError
-from monai_miadmark.image import STORED_DTYPES, StoredImage, Window
+from monai_miadmark.image import STORED_DTYPES, StoredImage
 from monai_miadmark.shell import SourceShell
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "ProtectedFile",
     "SampleLayout",
     "file_digest",
-    "narrowed_window",
     "pack_block",
     "unpack_block",
 ]
@@ -274,25 +273,6 @@ def unpack_block(block: bytes) -> bytes | None:
     if tail[:1] != _BLOCK_END or tail[1:].strip(b"\0"):
         raise TamperedError("the recovery record in the file is damaged (end mark)")
     return block[start : start + length] or None
-
-
-def narrowed_window(low: float, high: float, inverted: bool, values: NDArray[Any]) -> Window | None:
-    """The window, or ``None`` where it is empty, not finite, or shows none of the samples.
-
-    Args:
-        low: stored value shown as black (or white if ``inverted``); may be above ``high``, then both swap roles.
-        high: stored value shown as white.
-        inverted: small values are bright.
-        values: ``(N, H, W, C)`` samples.
-    """
-    if low > high:
-        low, high, inverted = high, low, not inverted
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        return None
-    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
-    if not finite.size or high <= float(finite.min()) or low >= float(finite.max()):
-        return None
-    return Window(low, high, inverted)
 
 
 def refuse_protected(marked: bool) -> None:

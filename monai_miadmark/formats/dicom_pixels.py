@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from monai_miadmark.errors import LabelMapError, UnsupportedImageError
-from monai_miadmark.formats.base import SampleLayout, narrowed_window
-from monai_miadmark.image import Bounds, Window, percentile_window
+from monai_miadmark.formats.base import SampleLayout
+from monai_miadmark.image import Bounds, Window
+from monai_miadmark.windows import CT_WINDOW, display_windows, trusted_window
 
 __all__ = [
     "Attributes",
@@ -23,10 +24,8 @@ __all__ = [
     "extended_signs",
     "pixel_bounds",
     "pixel_padding",
+    "shown_limits",
 ]
-
-# CT numbers are shown brain-and-body wide, unless the object says better: centre 40 HU, width 400 HU.
-_CT_WINDOW = (40.0, 400.0)
 
 
 class Attributes(Protocol):
@@ -158,13 +157,13 @@ def pixel_padding(data_set: Dataset, layout: SampleLayout) -> tuple[int, int] | 
     return low, high
 
 
-def _functional(data_set: Dataset, sequence: str, keyword: str) -> Any:
-    """An attribute of the image, or of its shared (else first per-frame) functional groups in enhanced objects."""
+def _functional(data_set: Dataset, sequence: str, keyword: str, frame: int = 0) -> Any:
+    """An attribute of the image, or of its shared, else a frame's own, functional groups in enhanced objects."""
     if data_set.get(keyword, None) is not None:
         return data_set.get(keyword)
-    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+    for groups, at in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", frame)):
         items = data_set.get(groups, None)
-        inner = items[0].get(sequence, None) if items else None
+        inner = items[at].get(sequence, None) if items and at < len(items) else None
         if inner and inner[0].get(keyword, None) is not None:
             return inner[0].get(keyword)
     return None
@@ -181,43 +180,73 @@ def _first_number(value: Any) -> float | None:
     return number if np.isfinite(number) else None
 
 
-def display_window(data_set: Dataset, layout: SampleLayout, bits_stored: int, values: NDArray[Any]) -> Window:
-    """Display window in stored units: VOI window, else that of the modality, else percentiles."""
+def display_window(
+    data_set: Dataset, layout: SampleLayout, bits_stored: int, values: NDArray[Any]
+) -> Window | tuple[Window, ...]:
+    """Display window in stored units: VOI window, else that of the modality, else percentiles.
+
+    Frames of enhanced objects have windows of their own where their functional groups name such.
+    """
     inverted = data_set.get("PhotometricInterpretation") == "MONOCHROME1"
     full = Window(0, 2**bits_stored - 1, inverted) if layout.dtype.startswith("uint") else None
     if layout.shape[3] == 3:
-        return full or percentile_window(values)
-    slope = _first_number(_functional(data_set, "PixelValueTransformationSequence", "RescaleSlope"))
-    intercept = _first_number(_functional(data_set, "PixelValueTransformationSequence", "RescaleIntercept"))
-    slope, intercept = slope or 1.0, intercept or 0.0
-    limits = None
-    if not data_set.get("ModalityLUTSequence", None):  # a table instead of a slope: the window cannot be carried back
-        limits = _voi_limits(data_set)
-        unit = str(_functional(data_set, "PixelValueTransformationSequence", "RescaleType") or "HU")
-        if limits is None and str(data_set.get("Modality", "")) == "CT" and unit == "HU":
-            limits = _CT_WINDOW[0] - _CT_WINDOW[1] / 2, _CT_WINDOW[0] + _CT_WINDOW[1] / 2
-    if limits is not None:
-        low, high = ((limit - intercept) / slope for limit in limits)
-        window = narrowed_window(low, high, inverted, values)
-        if window is not None:
-            return window
+        return full or display_windows(values, color=True)
+    padding = pixel_padding(data_set, layout)
+    frames = layout.shape[0] if len(data_set.get("PerFrameFunctionalGroupsSequence", None) or ()) > 1 else 1
+    named = [_stored_limits(data_set, frame) for frame in range(frames)]
+    slope = _rescale(data_set, 0)[0]
+    if slope < 0:  # limits run from black to white, which is downwards in stored values
+        named = [limits and (limits[1], limits[0]) for limits in named]
+    given = [limits for limits in named if limits is not None]
+    if len(given) < len(named) or len(set(given)) == 1:
+        given = given[:1]
     # An 8-bit image without a window is shown as it is.
     if full is not None and bits_stored == 8 and slope > 0:
-        return full
-    padding = pixel_padding(data_set, layout)
-    if padding is not None:
-        inside = values[(values < padding[0]) | (values > padding[1])]
-        values = inside if inside.size else values
-    return percentile_window(values, inverted != (slope < 0))
+        if not any(trusted_window(*limits, inverted, values, padding) for limits in given):
+            return full
+    return display_windows(values, 1, given, inverted != (slope < 0), padding)
 
 
-def _voi_limits(data_set: Dataset) -> tuple[float, float] | None:
+def _rescale(data_set: Dataset, frame: int) -> tuple[float, float]:
+    """Slope, not zero, and intercept of a frame."""
+    slope, intercept = (
+        _first_number(_functional(data_set, "PixelValueTransformationSequence", keyword, frame))
+        for keyword in ("RescaleSlope", "RescaleIntercept")
+    )
+    return slope or 1.0, intercept or 0.0
+
+
+def _stored_limits(data_set: Dataset, frame: int) -> tuple[float, float] | None:
+    """What is shown as black and white in a frame, in stored values."""
+    limits = shown_limits(data_set, frame)
+    if limits is None:
+        return None
+    slope, intercept = _rescale(data_set, frame)
+    return (limits[0] - intercept) / slope, (limits[1] - intercept) / slope
+
+
+def shown_limits(data_set: Dataset, frame: int = 0) -> tuple[float, float] | None:
+    """What is shown as black and white (or white and black, if MONOCHROME1) in rescaled units, as far as it is said.
+
+    The VOI window, else that of CT numbers; ``None`` where there is neither, or a table stands in place of the slope:
+    then a window cannot be carried back.
+    """
+    if data_set.get("ModalityLUTSequence", None):
+        return None
+    limits = _voi_limits(data_set, frame)
+    unit = str(_functional(data_set, "PixelValueTransformationSequence", "RescaleType", frame) or "HU")
+    if limits is None and str(data_set.get("Modality", "")) == "CT" and unit == "HU":
+        limits = CT_WINDOW
+    return limits
+
+
+def _voi_limits(data_set: Dataset, frame: int) -> tuple[float, float] | None:
     """First VOI window as (black, white) in rescaled units (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
-    center = _first_number(_functional(data_set, "FrameVOILUTSequence", "WindowCenter"))
-    width = _first_number(_functional(data_set, "FrameVOILUTSequence", "WindowWidth"))
+    center = _first_number(_functional(data_set, "FrameVOILUTSequence", "WindowCenter", frame))
+    width = _first_number(_functional(data_set, "FrameVOILUTSequence", "WindowWidth", frame))
     if center is None or width is None or width <= 0:
         return None
-    function = str(_functional(data_set, "FrameVOILUTSequence", "VOILUTFunction") or "LINEAR")
+    function = str(_functional(data_set, "FrameVOILUTSequence", "VOILUTFunction", frame) or "LINEAR")
     if function == "LINEAR" and width > 1:
         return center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
     return center - width / 2, center + width / 2  # LINEAR_EXACT, and the near-linear part of SIGMOID

@@ -79,7 +79,8 @@ class MetaImageCarrier(VolumeCarrier):
             raise TamperedError("the MetaImage file is truncated")
         rest = body[taken:]
         at = rest.find(BLOCK_MAGIC)
-        return Volume(header, layout, samples, packed, rest if at < 0 else rest[:at], None if at < 0 else rest[at:])
+        rest, block = (rest, None) if at < 0 else (rest[:at], rest[at:])
+        return Volume(header, layout, samples, packed, rest, block, groups=sizes[3] if len(sizes) > 3 else 1)
 
     def _assemble(self, volume: Volume, samples: bytes, block: bytes) -> bytes:
         header = volume.header

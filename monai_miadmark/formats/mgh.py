@@ -59,7 +59,8 @@ class MghCarrier(VolumeCarrier):
             if tag < _SCAN_PARAMETERS or _TAG.unpack_from(rest, tag) != (RECORD_TAG, len(rest) - at):
                 raise TamperedError("the recovery record in the MGH file is damaged")
             rest, block = rest[:tag], rest[at:]
-        return Volume(plain[:_HEADER], layout, plain[_HEADER:end], packed, rest, block)
+        (frames,) = struct.unpack_from(">i", plain, 16)
+        return Volume(plain[:_HEADER], layout, plain[_HEADER:end], packed, rest, block, groups=frames)
 
     def _labels(self, volume: Volume, name: str) -> str | None:
         first = volume.rest[_SCAN_PARAMETERS : _SCAN_PARAMETERS + 4]

@@ -24,7 +24,6 @@ from monai_miadmark.formats.base import (
     SampleLayout,
     check_values,
     missing_envelope,
-    narrowed_window,
     pack_block,
     refuse_protected,
     splice,
@@ -33,8 +32,9 @@ from monai_miadmark.formats.base import (
 from monai_miadmark.formats.nifti_header import HEAD_BYTES, NiftiHeader, is_nifti, parse_header, with_offset
 from monai_miadmark.formats.ranges import value_bounds
 from monai_miadmark.formats.wide import NARROW, is_exact, narrowed, widened
-from monai_miadmark.image import StoredImage, Window, percentile_window
+from monai_miadmark.image import StoredImage, Window
 from monai_miadmark.shell import CARRIED_FILE, SourceShell
+from monai_miadmark.windows import EIGHT_BITS, display_windows
 
 __all__ = ["EXTENSION_CODE", "NiftiCarrier", "read_label"]
 
@@ -126,14 +126,18 @@ def _compressed(plain: bytes, compress: bool) -> bytes:
     return gzip.compress(plain, compresslevel=6, mtime=0) if compress else plain
 
 
-def _window(header: NiftiHeader, values: NDArray[Any]) -> Window:
-    """Display window in stored units: cal_min..cal_max where they fit the samples, else percentiles."""
+def _window(header: NiftiHeader, values: NDArray[Any]) -> Window | tuple[Window, ...]:
+    """Display windows in stored units: cal_min..cal_max where they fit the samples, else percentiles.
+
+    Volumes whose ranges differ (a diffusion series, several contrasts) have windows of their own; colors are shown as
+    they are.
+    """
+    if header.color:
+        return EIGHT_BITS
     low, high = ((value - header.intercept) / header.slope for value in header.shown)
-    if header.shown[0] < header.shown[1]:
-        window = narrowed_window(low, high, False, values)
-        if window is not None:
-            return window
-    return percentile_window(values, inverted=header.slope < 0)
+    inverted = header.slope < 0
+    named = [(high, low) if inverted else (low, high)] if header.shown[0] < header.shown[1] else []
+    return display_windows(values, header.volumes, named, inverted)
 
 
 class NiftiCarrier:

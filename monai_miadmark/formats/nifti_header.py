@@ -92,6 +92,8 @@ class NiftiHeader:
         slope: factor from stored values to the values that are meant; not zero.
         intercept: added to them.
         shown: ``cal_min`` and ``cal_max``.
+        volumes: time points or contrasts, each a run of slices.
+        color: whether voxels are colors.
         intent: ``intent_code``.
     """
 
@@ -103,6 +105,8 @@ class NiftiHeader:
     intercept: float
     shown: tuple[float, float]
     intent: int = 0
+    volumes: int = 1
+    color: bool = False
 
     @property
     def end(self) -> int:
@@ -150,7 +154,8 @@ def parse_header(head: bytes) -> NiftiHeader:
     if not (math.isfinite(slope) and slope and math.isfinite(intercept)):
         slope, intercept = 1.0, 0.0  # "if scl_slope is nonzero": otherwise stored values are the values
     high, low = struct.unpack_from(order + fields.shown[0], head, fields.shown[1])
-    return NiftiHeader(fields, order, layout, int(offset), slope, intercept, (low, high), intent)
+    volumes, color = rest[1] if len(rest) > 1 else 1, code == _RGB24
+    return NiftiHeader(fields, order, layout, int(offset), slope, intercept, (low, high), intent, volumes, color)
 
 
 def with_offset(head: bytes, header: NiftiHeader, offset: int) -> bytes:

@@ -51,6 +51,9 @@ _SPACES = {
 _GZIP = ("gzip", "gz")
 
 
+_SPATIAL = ("domain", "space", "time", "???", "none")
+
+
 class NrrdCarrier(VolumeCarrier):
     """NRRD whose samples follow the header, raw or in gzip."""
 
@@ -98,7 +101,8 @@ class NrrdCarrier(VolumeCarrier):
             samples, taken = inflated(body, layout.nbytes, 31)
         if taken > len(body):
             raise TamperedError("the NRRD file is truncated")
-        return Volume(header, layout, samples, encoding != "raw", body[taken:], block)
+        groups, color = _contents(fields)
+        return Volume(header, layout, samples, encoding != "raw", body[taken:], block, groups, color)
 
     def _labels(self, volume: Volume, name: str) -> str | None:
         if _SEGMENT.search(volume.header):
@@ -148,9 +152,8 @@ def _layout(fields: dict[str, str], dtype: str) -> SampleLayout:
     kinds = fields.get("kinds", "").lower().split() or ["domain"] * len(sizes)
     if len(kinds) != len(sizes):
         raise TamperedError("the NRRD header contradicts itself (kinds)")
-    spatial = ("domain", "space", "time", "???", "none")
-    first = 0 if kinds[0] in spatial else 1
-    if any(kind not in (*spatial, "list") for kind in kinds[first:]) or "list" in kinds[first : first + 2]:
+    first = 0 if kinds[0] in _SPATIAL else 1
+    if any(kind not in (*_SPATIAL, "list") for kind in kinds[first:]) or "list" in kinds[first : first + 2]:
         raise UnsupportedImageError("NRRD of vectors or matrices is not supported (one color axis, the first, is)")
     channels = sizes[0] if first else 1
     shape = shape_of(sizes[first:], channels, dtype, "NRRD")
@@ -158,6 +161,22 @@ def _layout(fields: dict[str, str], dtype: str) -> SampleLayout:
     if endian not in ("little", "big"):
         raise TamperedError("the NRRD header is damaged (endian)")
     return SampleLayout(shape, dtype, endian == "big", flips=_flips(fields, len(sizes), first))
+
+
+def _contents(fields: dict[str, str]) -> tuple[int, bool]:
+    """Time points or contrasts, and whether the first axis is one of colors."""
+    sizes = natural_numbers(fields.get("sizes", "")) or []
+    kinds = fields.get("kinds", "").lower().split() or ["domain"] * len(sizes)
+    first = len(sizes) - len(_slice_axes(kinds)) - 2
+    groups = 1
+    for at, (kind, size) in enumerate(zip(_slice_axes(kinds), sizes[first + 2 :], strict=True)):
+        groups *= size if at or kind in ("time", "list") else 1
+    return groups, kinds[0].endswith("-color")
+
+
+def _slice_axes(kinds: list[str]) -> list[str]:
+    """Kinds of the axes behind rows and columns."""
+    return kinds[(0 if kinds[0] in _SPATIAL else 1) + 2 :]
 
 
 def _flips(fields: dict[str, str], dimensions: int, first: int) -> tuple[bool, bool]:

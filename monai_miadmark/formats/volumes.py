@@ -27,7 +27,7 @@ from monai_miadmark.formats.base import (
     splice,
     unpack_block,
 )
-from monai_miadmark.formats.ranges import raster_window, value_bounds
+from monai_miadmark.formats.ranges import value_bounds, volume_window
 from monai_miadmark.formats.wide import NARROW, is_exact, narrowed, widened
 from monai_miadmark.image import StoredImage
 from monai_miadmark.shell import CARRIED_FILE, SourceShell
@@ -51,6 +51,8 @@ class Volume:
         packed: whether they are compressed in the file.
         rest: bytes behind the samples, without a record.
         block: carrier block with what follows it, ``None`` without one.
+        groups: time points or contrasts, each a run of slices.
+        color: whether several samples of a voxel are said to be colors.
     """
 
     header: bytes
@@ -59,6 +61,8 @@ class Volume:
     packed: bool
     rest: bytes
     block: bytes | None
+    groups: int = 1
+    color: bool = False
 
 
 class VolumeCarrier(abc.ABC):
@@ -99,7 +103,7 @@ class VolumeCarrier(abc.ABC):
         shell = SourceShell(self.name, PurePath(name).name, volume.layout.to_meta(), blobs)
         if self.rebuild(shell, values) != data:
             raise UnsupportedImageError(f"the {self.title} file cannot be rebuilt exactly")
-        image = StoredImage(values, value_bounds(values), raster_window(values))
+        image = StoredImage(values, value_bounds(values), volume_window(values, volume.groups, volume.color))
         return OpenedSource(image, shell, self._labels(volume, shell.name))
 
     def _labels(self, volume: Volume, name: str) -> str | None:

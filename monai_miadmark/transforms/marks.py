@@ -25,7 +25,7 @@ from monai.utils import TransformBackends
 from numpy.typing import NDArray
 
 from monai_miadmark.errors import TamperedError, UnsupportedImageError
-from monai_miadmark.image import STORED_DTYPES, Bounds, StoredImage, Window, percentile_window
+from monai_miadmark.image import STORED_DTYPES, Bounds, StoredImage, Window
 from monai_miadmark.keys import KeyIdentity, Recipient, Signer, Verifier
 from monai_miadmark.marker import load_marker
 from monai_miadmark.marking import Marker
@@ -41,6 +41,7 @@ from monai_miadmark.transforms.keyring import (
 )
 from monai_miadmark.transforms.layout import Layout, layout_of
 from monai_miadmark.transforms.metadata import LAYOUT_KEY, RECORD_KEY, record_in
+from monai_miadmark.transforms.shown import CHANNELS, window_of
 
 __all__ = [
     "ProtectWithMIADMark",
@@ -76,8 +77,14 @@ class ProtectWithMIADMark(Transform):
         signer: the custodian's private signature key: path or signer.
         marker: networks that make the mark; pickled with the transform. Default: the bundle's, loaded at first use,
             once per process, never pickled; on the CPU in DataLoader workers, else on a GPU if there is one.
-        window: stored values shown as black and white. Default: 0 and 255 for uint8, else the 0.5th and 99.5th
-            percentile of each image.
+        window: values shown as black and white, for all channels, or a pair for each. Default: the window of the file,
+            as the meta data or the header of the file that they name have it (DICOM VOI, NIfTI ``cal_min`` and
+            ``cal_max``), else that of the modality (CT: -160 to 240 HU; 8-bit images: 0 to 255), else the 0.5th and
+            99.5th percentile. A window that the values do not fit, because they were scaled since or because it never
+            was one, is not trusted: protect before scaling intensities, or give a window.
+        channels: what several channels are: ``contrasts`` (each has its own window and budget), ``color`` (one window
+            for all three, so that hues stay) or ``auto``: what the meta data say, else colors if they are three,
+            ``uint8``, or whole numbers from 0 to 255 or shares from 0 to 1 with like ranges.
         axes: ``xy`` (default) for arrays whose first spatial axis is x, as all of MONAI's readers give them: the image
             is turned the way a viewer shows it before it is marked, so that logos are upright, and turned back
             after; where a reader found an orientation, directions follow from the MetaTensor's affine. ``ij`` for
@@ -100,7 +107,8 @@ class ProtectWithMIADMark(Transform):
         *,
         signer: KeySource[Signer] | None = None,
         marker: Marker | None = None,
-        window: tuple[float, float] | None = None,
+        window: tuple[float, float] | Sequence[tuple[float, float]] | None = None,
+        channels: str = "auto",
         axes: str = "xy",
         passphrase_env: str = PASSPHRASE_ENV,
         **fields: Any,
@@ -111,7 +119,10 @@ class ProtectWithMIADMark(Transform):
             raise ValueError("a mask belongs to one image: give it with the image (mask=, mask_key=), not as an option")
         self.signer = None if signer is None else signer_ring(signer, passphrase_env)
         self.marker = marker
-        self.window = None if window is None else Window(*window)
+        self.window = _given_window(window)
+        if channels not in CHANNELS:
+            raise ValueError(f"channels must be one of {', '.join(CHANNELS)}, not {channels!r}")
+        self.channels = channels
         self.axes = _checked_axes(axes)
 
     def __call__(self, img: NDArray[Any] | torch.Tensor, mask: NDArray[Any] | torch.Tensor | None = None) -> MetaTensor:
@@ -147,7 +158,7 @@ class ProtectWithMIADMark(Transform):
         array = _samples(img)
         layout = layout_of(self.axes, meta)
         values = layout.to_stored(array)
-        image = StoredImage(values, _bounds(values), self.window or _window(values))
+        image = StoredImage(values, _bounds(values), window_of(values, meta, self.window, self.channels))
         options = self.options
         if mask is not None:
             options = replace(options, region=_stored_mask(mask, array.shape, layout))
@@ -363,9 +374,18 @@ def _bounds(values: NDArray[Any]) -> Bounds:
     return Bounds(0 if values.size and values.min() >= 0 else int(info.min), int(info.max))
 
 
-def _window(values: NDArray[Any]) -> Window:
-    """Display window where the caller names none."""
-    return Window(0, 255) if values.dtype == np.uint8 else percentile_window(values)
+def _given_window(
+    window: tuple[float, float] | Sequence[tuple[float, float]] | None,
+) -> Window | tuple[Window, ...] | None:
+    """The argument as one window, or as one for each channel."""
+    if window is None:
+        return None
+    pairs = np.asarray(window, np.float64)
+    if pairs.shape == (2,):
+        return Window(float(pairs[0]), float(pairs[1]))
+    if pairs.ndim != 2 or pairs.shape[1] != 2:
+        raise ValueError("a window is a pair of values, or a pair for each channel")
+    return tuple(Window(float(low), float(high)) for low, high in pairs)
 
 
 def _stored_mask(mask: NDArray[Any] | torch.Tensor, shape: tuple[int, ...], layout: Layout) -> NDArray[np.bool_]:
