@@ -225,6 +225,13 @@ def _add_protect(parser: ArgumentParser) -> None:
     parser.add_argument("--passphrase", action="store_true", help=f"let a passphrase restore; {_ASKS}")
     _add_beside(parser)
     _add_choices(parser)
+    parser.add_argument(
+        "--label-maps",
+        choices=("refuse", "skip", "copy", "protect"),
+        default="refuse",
+        help="what becomes of segmentations and masks: an error (default), left out, copied UNPROTECTED into OUT, or "
+        "protected, which changes their labels until the mark is removed",
+    )
     _add_record(parser)
 
 
@@ -378,7 +385,7 @@ def _add_gateway(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--passphrase", action="store_true", help=f"protect for, or open by, a passphrase; {_ASKS}")
     _add_beside(parser)
-    parser.set_defaults(record="inside", overwrite=True, ps315=[])
+    parser.set_defaults(record="inside", overwrite=True, ps315=[], label_maps="refuse")
 
 
 def _add_preview(parser: ArgumentParser) -> None:
@@ -396,6 +403,7 @@ def _add_preview(parser: ArgumentParser) -> None:
         "--style", action="append", choices=("visible", "invisible"), help="only this one (default: both)"
     )
     _add_drawing(parser)
+    parser.set_defaults(label_maps="refuse")
 
 
 def _add_doctor(parser: ArgumentParser) -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,7 +18,7 @@ from monai_miadmark.errors import MIADMarkError
 from monai_miadmark.files import Stamp, is_leftover, stamp_file, verify_file
 from monai_miadmark.locking import FolderLock
 from monai_miadmark.manifest import Entry, Manifest, ManifestError, Settings
-from monai_miadmark.planning import BatchError, Filters, Plan, check_not_mixed, notes_folder, plan
+from monai_miadmark.planning import BatchError, Filters, Plan, beside, check_not_mixed, notes_folder, plan
 from monai_miadmark.stores import RemotePath
 from monai_miadmark.tasks import Draft, Failure, Job, Task
 
@@ -29,6 +29,7 @@ __all__ = [
     "Plan",
     "Report",
     "check_not_mixed",
+    "job_settings",
     "notes_folder",
     "plan",
     "run_jobs",
@@ -51,6 +52,8 @@ class Report:
         done: sources and their results.
         kept: sources that earlier runs did, and their results.
         failures: what was not done.
+        skipped: what was not done and need not be, by the caller's word.
+        facts: by source: what a manifest tells of what was done now, for JSON.
         seconds: what it took.
         signatures: for each of ``done``, what is known of a custodian's signature (``files.Signature``).
         ignored_lines: lines of the manifest that somebody else wrote or changed, and that count for nothing.
@@ -59,6 +62,8 @@ class Report:
     done: list[tuple[Path, Path]] = field(default_factory=list)
     kept: list[tuple[Path, Path]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    skipped: list[Failure] = field(default_factory=list)
+    facts: dict[Path, dict[str, Any]] = field(default_factory=dict)
     seconds: float = 0.0
     signatures: list[str] = field(default_factory=list)
     ignored_lines: int = 0
@@ -72,6 +77,7 @@ def run_jobs(
     resume: bool = False,
     verify: bool = False,
     noted: Path | None = None,
+    skip: Collection[str] = (),
     report: Report | None = None,
     failed: Callable[[Failure], None] = lambda failure: None,
     step: Callable[[], None] = lambda: None,
@@ -85,8 +91,9 @@ def run_jobs(
         resume: leave out what the manifest says is done, as far as it still holds, and take away what killed runs left.
         verify: with ``resume``, trust digests only, and open protected files as ``verify`` does; otherwise size and
             time of last change are enough, where both hold.
-        noted: folder of this machine for manifest and lock; needed where the output folder is one of a store, which
-            has neither locks nor files that grow. Default: the output folder.
+        noted: folder of this machine for the manifest, which is locked as the output folder is; needed where that is one
+            of a store, which has neither locks nor files that grow. Default: the output folder.
+        skip: kinds of errors (names of classes) with which a file is left out, and has not failed.
         report: to be filled; made here if not given.
         failed: is told of each failure when it happens.
         step: is called after each file.
@@ -105,29 +112,50 @@ def run_jobs(
     start = time.monotonic()
     try:
         if planned.jobs:
-            settings = Settings(task.verb, _settings(planned, task))
-            with (
-                FolderLock(notes, task.verb) as lock,
-                Manifest(notes, settings, read=resume) as manifest,
-            ):
+            settings = job_settings(planned, task, notes)
+            with ExitStack() as held:
+                # The output folder first: whoever works there has its own manifest too, wherever that is.
+                folders = [folder for folder in (planned.out, notes) if not isinstance(folder, RemotePath)]
+                locks = [held.enter_context(FolderLock(folder, task.verb)) for folder in _apart(folders)]
+                manifest = held.enter_context(Manifest(notes, settings, read=resume))
                 report.ignored_lines = manifest.ignored
                 if resume:
                     task = _continued(task, manifest, planned.out)
-                run = _Run(planned, manifest, report, resume and verify, failed, step)
-                run.work(task, engine, lock.descriptor, clean=resume)
+                run = _Run(planned, manifest, report, resume and verify, skip, failed, step)
+                run.work(task, engine, [lock.descriptor for lock in locks], clean=resume)
         else:
             for failure in planned.failures:
-                report.failures.append(failure)
+                (report.skipped if failure.kind in skip else report.failures).append(failure)
                 failed(failure)
     finally:
         report.seconds = time.monotonic() - start
     return report
 
 
-def _settings(planned: Plan, task: Task) -> dict[str, Any]:
-    """What results depend on; a manifest that lies elsewhere also says whose it is."""
-    settings = task.settings()
-    return {**settings, "out": str(planned.out)} if isinstance(planned.out, RemotePath) else settings
+def _apart(folders: Sequence[Path]) -> list[Path]:
+    """The folders, each once."""
+    return list({folder.resolve(): folder for folder in folders}.values())
+
+
+def job_settings(planned: Plan, task: Task, noted: Path | None = None) -> Settings:
+    """What the results of a job depend on; a manifest that lies anywhere else also says whose it is.
+
+    Args:
+        planned: the plan.
+        task: what to do with each file.
+        noted: where the manifest lies, as :func:`run_jobs` has it.
+
+    Raises:
+        OSError: a file that belongs to the settings cannot be read.
+        ValueError: a key file is none.
+    """
+    out = planned.out
+    told = task.settings()
+    if isinstance(out, RemotePath):
+        told = {**told, "out": str(out)}
+    elif noted is not None and noted.resolve() not in (out.resolve(), beside(out)):
+        told = {**told, "out": str(out.resolve())}
+    return Settings(task.verb, told)
 
 
 def _continued(task: Task, manifest: Manifest, out: Path) -> Task:
@@ -161,17 +189,18 @@ class _Run:
         manifest: Manifest,
         report: Report,
         verify: bool,
+        skip: Collection[str],
         failed: Callable[[Failure], None],
         step: Callable[[], None],
     ) -> None:
         self.planned, self.manifest, self.report, self.verify = planned, manifest, report, verify
-        self.failed, self.step = failed, step
+        self.skip, self.failed, self.step = skip, failed, step
         self.inputs = {job.source.resolve() for job in planned.jobs}
         self.claims: dict[Path, Path] = {}
         self.lost: dict[Path, list[Draft]] = {}
         """By source: what was about to be written by workers that died and were replaced."""
 
-    def work(self, task: Task, engine: Engine, lock: int, clean: bool) -> None:
+    def work(self, task: Task, engine: Engine, locks: Sequence[int], clean: bool) -> None:
         """Do all that is left to do."""
         if clean:
             self._clean()
@@ -179,7 +208,7 @@ class _Run:
             self._note_failure(failure, self._name(failure.path, self.planned.out), 0.0)
         died = False
         try:
-            with closing(engine.run(task, self._left(), self._admit, [lock])) as outcomes:
+            with closing(engine.run(task, self._left(), self._admit, locks)) as outcomes:
                 for outcome in outcomes:
                     died = died or (outcome.failure is not None and outcome.failure.kind == PROCESS_DIED)
                     if self._settle(outcome, engine):
@@ -275,6 +304,7 @@ class _Run:
                     self.manifest.done(name, written.source, self._relative(placed), written.facts, seconds)
                     self.report.done.append((job.source, self._claim(job.source, stamps)))
                     self.report.signatures.append(str(written.facts.get("signature", "none")))
+                    self.report.facts[job.source] = dict(written.facts)
                     return True
         except OSError as error:
             text = f"written, but not noted in the manifest: {error.strerror} (--resume will take it up)"
@@ -294,7 +324,7 @@ class _Run:
 
     def _note_failure(self, failure: Failure, name: str, seconds: float) -> None:
         """A file that is not done."""
-        self.report.failures.append(failure)
+        (self.report.skipped if failure.kind in self.skip else self.report.failures).append(failure)
         with suppress(OSError):  # it is said on the terminal anyway, and --resume will try again
             self.manifest.failed(name, failure.kind, failure.reason if failure.named else None, seconds)
         self.failed(failure)

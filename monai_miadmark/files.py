@@ -59,11 +59,13 @@ __all__ = [
     "Where",
     "atomic_write",
     "atomic_write_all",
+    "check_protectable",
     "first_bytes",
     "grant_file",
     "inspect_file",
     "instance_uid",
     "is_leftover",
+    "make_copy",
     "make_granted",
     "make_protected",
     "make_restored",
@@ -76,6 +78,7 @@ __all__ = [
     "remove_file",
     "revoke_file",
     "safe_name",
+    "sidecar_exists",
     "sidecar_path",
     "stamp_file",
     "verify_file",
@@ -94,6 +97,9 @@ _HEAD_BYTES = 65536
 """Enough of a file to tell its format, and the SOP Instance UID of a DICOM object."""
 
 _CHUNK_BYTES = 1 << 20
+
+_MAX_NAME_BYTES = 255
+"""Of a file's name, on every file system of today."""
 
 _SOP_INSTANCE_UID = 0x00080018
 
@@ -125,6 +131,7 @@ class Made:
         stale: a sidecar that belongs to the file that is replaced, and would be taken for that of the new one.
         quality: how close a protected image is to its source, where that was measured.
         signature: what is known of a custodian's signature, see :data:`Signature`.
+        copied: the output is the source as it was: nothing protects it.
     """
 
     source: Stamp
@@ -135,6 +142,7 @@ class Made:
     stale: Path | None = None
     quality: Closeness | None = None
     signature: Signature = "none"
+    copied: bool = False
 
     @property
     def path(self) -> Path:
@@ -198,6 +206,17 @@ class ProtectedSource:
 def sidecar_path(path: Path) -> Path:
     """Where the sidecar of an image file lies."""
     return path.with_name(path.name + SIDECAR_SUFFIX)
+
+
+def sidecar_exists(path: Path) -> bool:
+    """Whether there is a sidecar of an image file; names of 247 bytes and more leave no room for one."""
+    sidecar = sidecar_path(path)
+    return not _is_too_long(sidecar) and (sidecar.exists() or sidecar.is_symlink())
+
+
+def _is_too_long(path: Path) -> bool:
+    """Whether file systems have no name of this length."""
+    return not isinstance(path, RemotePath) and len(os.fsencode(path.name)) > _MAX_NAME_BYTES
 
 
 def safe_name(name: str) -> str:
@@ -291,7 +310,7 @@ def read_protected(path: Path) -> ProtectedSource:
     """
     content = _read(path)
     sidecar = sidecar_path(path)
-    envelope = _read(sidecar).data if sidecar.is_file() else None
+    envelope = _read(sidecar).data if sidecar_exists(path) and sidecar.is_file() else None
     return ProtectedSource(path, content.data, envelope, content.mode, content.mtime_ns)
 
 
@@ -332,11 +351,11 @@ def make_protected(
         OSError: reading failed, or an output exists.
         ValueError: mask and image do not fit, or a certificate cannot be encrypted for.
     """
-    if sidecar_path(src).exists():
-        raise UnsupportedImageError("the image is protected already (its record lies beside it)")
+    _refuse_protected(src)
     content = _read(src)
     data = content.data
     expected = folder / (name or _protected_name(data, src.name))
+    _check_length(expected, record)
     _check_free(expected, overwrite)
     if mask is not None:
         options = replace(options, region=read_mask(_read(mask).data, mask.name, data, src.name))
@@ -364,10 +383,54 @@ def make_protected(
         mode=content.mode,
         overwrite=overwrite,
         envelope=result.envelope,
-        stale=sidecar_path(path) if record == "inside" and overwrite else None,
+        stale=sidecar_path(path) if record == "inside" and overwrite and sidecar_exists(path) else None,
         quality=closeness(data, result.data, src.name, watch.ink) if measure else None,
         signature="none" if signer is None else "made",
     )
+
+
+def check_protectable(
+    src: Path,
+    folder: Path,
+    options: ProtectOptions,
+    *,
+    mask: Path | None = None,
+    overwrite: bool = False,
+    name: str | None = None,
+) -> Path:
+    """Refuse what :func:`make_protected` would refuse, without a marker; arguments and errors as there.
+
+    Returns:
+        Where the protected file would go.
+    """
+    _refuse_protected(src)
+    data = _read(src).data
+    path = folder / safe_name(name or _protected_name(data, src.name))
+    _check_free(path, overwrite)
+    _check_apart(path, src)
+    if mask is not None:
+        read_mask(_read(mask).data, mask.name, data, src.name)
+    pipeline.check_source(data, src.name, options)
+    return path
+
+
+def make_copy(src: Path, folder: Path, *, overwrite: bool = False) -> Made:
+    """A copy of a file, unprotected, under its name.
+
+    Raises:
+        OSError: reading failed, or the output exists.
+    """
+    path = folder / src.name
+    _check_free(path, overwrite)
+    _check_apart(path, src)
+    content = _read(src)
+    return Made(content.stamp, (Output(path, content.data),), content.mode, overwrite, None, copied=True)
+
+
+def _refuse_protected(src: Path) -> None:
+    """Refuse an image whose record lies beside it."""
+    if sidecar_exists(src):
+        raise UnsupportedImageError("the image is protected already (its record lies beside it)")
 
 
 def read_envelope(path: Path) -> bytes | None:
@@ -594,9 +657,16 @@ def _protected_name(data: bytes, name: str) -> str:
 def _check_free(path: Path, overwrite: bool) -> None:
     """Refuse an output that exists before any work is done for it; writing checks again."""
     if not overwrite:
-        for taken in (path, sidecar_path(path)):
-            if taken.exists() or taken.is_symlink():
-                raise FileExistsError(errno.EEXIST, "the output exists (--overwrite replaces it)", str(taken))
+        taken = path if path.exists() or path.is_symlink() else sidecar_path(path) if sidecar_exists(path) else None
+        if taken is not None:
+            raise FileExistsError(errno.EEXIST, "the output exists (--overwrite replaces it)", str(taken))
+
+
+def _check_length(path: Path, record: Where) -> None:
+    """Refuse an output whose name no file can have, before any work is done for it."""
+    longest = path if record == "inside" else sidecar_path(path)
+    if _is_too_long(longest):
+        raise OSError(errno.ENAMETOOLONG, f"the output's name is longer than {_MAX_NAME_BYTES} bytes", str(longest))
 
 
 def _check_apart(path: Path, src: Path) -> None:

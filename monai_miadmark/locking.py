@@ -41,7 +41,7 @@ class FolderLock:
     it stays, unlocked, and does no harm.
 
     Args:
-        folder: made if it is missing, and taken away again if it is empty at the end.
+        folder: made if it is missing, with those around it, and taken away again if it is empty at the end.
         what: what the holder does, for whoever finds the folder locked.
     """
 
@@ -49,7 +49,7 @@ class FolderLock:
         self.folder, self.what = folder, what
         self.path = folder / LOCK_NAME
         self._descriptor = -1
-        self._made = False
+        self._made: list[Path] = []
 
     @property
     def descriptor(self) -> int:
@@ -63,7 +63,7 @@ class FolderLock:
             LockedError: somebody else has it.
             OSError: the folder cannot be made or written to.
         """
-        self._made = not self.folder.exists()
+        self._made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
         make_folders(self.folder)
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while not self._take():
@@ -81,9 +81,9 @@ class FolderLock:
             self.path.unlink()  # while it is still locked: who comes now makes a new one
         os.close(self._descriptor)
         self._descriptor = -1
-        if self._made:
-            with suppress(OSError):  # not empty, as it should be
-                self.folder.rmdir()
+        with suppress(OSError):  # not empty, as it should be
+            for folder in self._made:
+                folder.rmdir()
 
     def _take(self) -> bool:
         """Try once."""

@@ -139,10 +139,13 @@ class Manifest:
         self._begun = False
         self._key = manifest_key() if key is None else key
         self._mac = _NO_MAC
+        self._worth = False
+        """Whether it says more than what this run could not do."""
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         self._descriptor = os.open(self.path, flags, 0o644)
         try:
             self._size = self._cut_tail()
+            self._worth = self._size > 0
             if read:
                 self._read()
         except BaseException:
@@ -158,10 +161,10 @@ class Manifest:
         self.close()
 
     def close(self) -> None:
-        """Close the file; one in which nothing stands is taken away."""
+        """Close the file; one in which nothing stands, or nothing but failures, is taken away."""
         if self._descriptor >= 0:
             with suppress(OSError):
-                if os.fstat(self._descriptor).st_size == 0:
+                if not self._worth:
                     self.path.unlink()
             os.close(self._descriptor)
             self._descriptor = -1
@@ -172,6 +175,7 @@ class Manifest:
         Raises:
             OSError: it cannot be noted, and must not be written then.
         """
+        self._worth = True
         self._append(
             {
                 "kind": "intent",
@@ -204,6 +208,7 @@ class Manifest:
         Raises:
             OSError: it cannot be noted.
         """
+        self._worth = True
         *sidecars, (path, written) = outputs.items()
         line = {
             **self._head(source, "done", seconds),

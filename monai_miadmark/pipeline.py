@@ -34,6 +34,7 @@ from monai_miadmark.wrapping import KeyIdentity, Recipient
 __all__ = [
     "ProtectedBytes",
     "RestoredBytes",
+    "check_source",
     "grant_bytes",
     "inspect_bytes",
     "protect_bytes",
@@ -177,6 +178,19 @@ def protect_bytes(
     except TamperedError as error:  # nobody tampered with it: the format lost something
         raise UnsupportedImageError(f"the {carrier.name} file cannot be restored byte for byte") from error
     return ProtectedBytes(protected, envelope, carrier.output_name(name))
+
+
+def check_source(data: bytes, name: str, options: ProtectOptions | None = None) -> None:
+    """Refuse what :func:`protect_bytes` would refuse of a source file, without marking it.
+
+    Raises:
+        UnsupportedImageError: the file is of a kind that cannot be restored exactly.
+        ValueError: it holds what no such file holds.
+    """
+    carrier = carrier_for(data, name)
+    opened = carrier.open_source(data, name)
+    if not (options or ProtectOptions()).allow_label_maps:
+        _refuse_labels(carrier, opened)
 
 
 def remove_bytes(

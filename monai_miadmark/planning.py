@@ -26,6 +26,7 @@ __all__ = [
     "Filters",
     "Found",
     "Plan",
+    "beside",
     "check_not_mixed",
     "notes_folder",
     "plan",
@@ -166,8 +167,14 @@ def plan(
     return Plan(out, tuple(apart), tuple(failures), tuple(skipped), tuple(notices))
 
 
+def beside(out: Path) -> Path:
+    """Where the manifest of an output folder of this machine lies by default: beside it."""
+    whole = out.resolve()
+    return whole.with_name(whole.name + JOB_SUFFIX) if whole.name else whole
+
+
 def notes_folder(out: Path, resume: bool = False) -> Path:
-    """Where the manifest of an output folder lies: beside it, so that it is not shared with the images.
+    """Where the manifest of an output folder is to be: beside it, so that it is not shared with the images.
 
     In the folder itself where there is no better place: where it holds the current folder, or the one around it cannot
     be written to; and where an earlier job that is gone on with has its manifest there.
@@ -176,21 +183,16 @@ def notes_folder(out: Path, resume: bool = False) -> Path:
         out: the output folder, of this machine; need not exist.
         resume: an earlier job is to be gone on with.
     """
-    whole = out.resolve()
-    beside = whole.with_name(whole.name + JOB_SUFFIX) if whole.name else whole
-    if (beside / MANIFEST_NAME).exists():
-        return _as_given(beside, whole, out)
+    whole, place = out.resolve(), beside(out)
+    shown = out.with_name(place.name) if out.name == whole.name else place  # as the output folder was named
+    if place == whole:
+        return out
+    if (place / MANIFEST_NAME).exists():
+        return shown
     if resume and (whole / MANIFEST_NAME).exists():
         return out
-    around = next((folder for folder in whole.parents if folder.exists()), whole)
-    if not whole.name or Path.cwd().is_relative_to(whole) or not os.access(around, os.W_OK):
-        return out
-    return _as_given(beside, whole, out)
-
-
-def _as_given(beside: Path, whole: Path, out: Path) -> Path:
-    """A folder beside the output folder, as a person who named the output folder so would name it."""
-    return out.with_name(beside.name) if out.name == whole.name else beside
+    around = next(folder for folder in whole.parents if folder.exists())
+    return out if Path.cwd().is_relative_to(whole) or not os.access(around, os.W_OK) else shown
 
 
 def check_not_mixed(sources: Sequence[Path], out: Path, restoring: bool) -> None:

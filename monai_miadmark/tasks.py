@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from monai_miadmark import files, keys
 from monai_miadmark.envelope import parse_envelope
-from monai_miadmark.errors import MIADMarkError, WrongKeyError
+from monai_miadmark.errors import LabelMapError, MIADMarkError, WrongKeyError
 from monai_miadmark.files import Made, Stamp, Where
 from monai_miadmark.marking import Marker, Specialist
 from monai_miadmark.options import ProtectOptions
@@ -213,6 +213,7 @@ class ProtectTask:
         record: where sealed records go.
         ps315: certificate files of those who may restore DICOM without this package.
         overwrite: replace existing outputs.
+        copy_label_maps: put segmentations and masks into the output folder as they are, instead of refusing them.
         load: gives the marker; a function of some module, so that it pickles.
     """
 
@@ -225,6 +226,7 @@ class ProtectTask:
     record: Where = "inside"
     ps315: tuple[Path, ...] = ()
     overwrite: bool = False
+    copy_label_maps: bool = False
     load: Callable[[], Marker] = default_marker
 
     verb = "protect"
@@ -247,6 +249,8 @@ class ProtectTask:
             "recipients": _key_ids(self.recipients),
             "passphrase": self.passphrase is not None,
             "signer": None if signer is None else signer.key_id.hex(),
+            **({"label_maps": "protect"} if options.allow_label_maps else {}),
+            **({"label_maps": "copy"} if self.copy_label_maps else {}),
         }
 
     def continued(self, done: Path) -> ProtectTask:
@@ -278,6 +282,14 @@ class ProtectTask:
         marker = LazyMarker(self.load)
 
         def work(job: Job) -> Made:
+            try:
+                return protect(job)
+            except LabelMapError:
+                if not self.copy_label_maps:
+                    raise
+                return files.make_copy(job.source, job.folder, overwrite=self.overwrite)
+
+        def protect(job: Job) -> Made:
             return files.make_protected(
                 job.source,
                 job.folder,
@@ -439,6 +451,7 @@ def drafted(made: Made) -> Draft:
         "signer": None if told is None else told["signer"],
         "signature": made.signature,
         "quality": quality,
+        **({"copied": True} if made.copied else {}),
     }
     return Draft(made.source, products, facts)
 

@@ -99,11 +99,11 @@ def say_hints(kinds: Collection[str]) -> None:
             say(f"hint: {hint}")
 
 
-def progress_bar(total: int, unit: str) -> tqdm:
+def progress_bar(total: int, unit: str, quiet: bool = False) -> tqdm:
     """A progress bar on a terminal, nothing elsewhere."""
     from tqdm import tqdm  # not before there is something to show: it takes as long as all the rest of --help
 
-    return tqdm(total=total, unit=unit, leave=False, file=sys.stderr, disable=not sys.stderr.isatty())
+    return tqdm(total=total, unit=unit, leave=False, file=sys.stderr, disable=quiet or not sys.stderr.isatty())
 
 
 def ask_passphrase(prompt: str, repeat: bool = False) -> str:

@@ -5,19 +5,18 @@
 from __future__ import annotations
 
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tqdm import tqdm
-
 from monai_miadmark import batch, files, keys
 from monai_miadmark.arguments import MAX_DEFAULT_JOBS, UsageError
-from monai_miadmark.commands.console import FAILED, Terminated, ask_passphrase, progress_bar, say, say_hints, shown
+from monai_miadmark.commands.console import FAILED, Terminated, ask_passphrase, progress_bar, say, shown
 from monai_miadmark.commands.key_files import checked, opening_of, recipients_of, unlocked
+from monai_miadmark.commands.rehearsal import rehearse
+from monai_miadmark.commands.summary import JobTeller, skipped_kinds
 from monai_miadmark.engines import Engine, ProcessEngine, SerialEngine, usable_cores
 from monai_miadmark.errors import MIADMarkError
 from monai_miadmark.locking import LockedError
@@ -26,7 +25,7 @@ from monai_miadmark.manifest import ManifestError
 from monai_miadmark.options import ProtectOptions
 from monai_miadmark.sidecars import find_sidecars
 from monai_miadmark.stores import RemotePath
-from monai_miadmark.tasks import Failure, ProtectTask, RemoveTask, ResealTask, Task, UnfitError, carries_secret
+from monai_miadmark.tasks import ProtectTask, RemoveTask, ResealTask, Task, UnfitError, carries_secret
 
 if TYPE_CHECKING:
     from monai_miadmark.reporting import job_report
@@ -67,6 +66,7 @@ def protect_task(options: Namespace) -> ProtectTask:
         record=options.record,
         ps315=tuple(options.ps315),
         overwrite=options.overwrite,
+        copy_label_maps=options.label_maps == "copy",
     )
 
 
@@ -94,6 +94,7 @@ def protect_options(options: Namespace) -> tuple[ProtectOptions, Path | None]:
             region="auto" if mask is not None else options.region,
             region_budget=budget,
             modality=options.modality,
+            allow_label_maps=options.label_maps == "protect",
         )
     except ValueError as error:
         raise UsageError(str(error), "miadmark protect --help shows what is expected") from error
@@ -159,10 +160,12 @@ def _reseal(options: Namespace, verb: Literal["grant", "revoke"], done: str) -> 
     return _run(options, task, lambda path: path.name, done)
 
 
-def _plan(options: Namespace, name: Callable[[Path], str | None]) -> batch.Plan:
+def _plan(options: Namespace, name: Callable[[Path], str | None], told: JobTeller) -> batch.Plan:
     """Files to work on."""
     if options.verify and not options.resume:
         raise UsageError("--verify is for --resume", "use miadmark verify FILE to check a protected file")
+    if options.dry_run and options.resume:
+        raise UsageError("--dry-run does not look at what is done already", "leave out --resume")
     _check_notes(options)
     try:
         # Restored files are what they were, copies among them.
@@ -171,39 +174,48 @@ def _plan(options: Namespace, name: Callable[[Path], str | None]) -> batch.Plan:
         planned = batch.plan(options.sources, options.out, name, unique_instances=unique, filters=filters)
     except batch.BatchError as error:
         raise UsageError(shown(error), "nothing was written") from error
+    if options.verb in ("protect", "remove") and not options.allow_mixed:
+        try:
+            batch.check_not_mixed(options.sources, options.out, options.verb == "remove")
+        except batch.BatchError as error:
+            hint = "choose another output folder; --allow-mixed if whoever gets that folder may have the originals"
+            raise UsageError(shown(error), hint) from error
     for notice in planned.notices:
-        say(f"note: {shown(notice)}")
+        told.note(notice)
     if not planned.jobs and not planned.failures:
-        raise UsageError("the folders hold no files", "name files, or folders with files in them")
+        raise UsageError("the folders hold no files that are meant", "name files, or folders with files in them")
     return planned
 
 
 def _run(options: Namespace, task: Task, name: Callable[[Path], str | None], done: str) -> int:
     """Work on files, with a progress bar on a terminal, and sum up."""
-    planned = _plan(options, name)
+    told = JobTeller(options, done)
+    planned = _plan(options, name, told)
     wishes = _wishes(options, task)
+    if options.dry_run:
+        return told.sum_up(rehearse(planned, task, skipped_kinds(options), told.failed))
     engine = _engine(options, task, len(planned.jobs))
+    noted = options.manifest
+    if noted is None and not isinstance(options.out, RemotePath):
+        noted = batch.notes_folder(options.out, options.resume)
     report = batch.Report()
-
-    def failed(failure: Failure) -> None:
-        tqdm.write(f"miadmark: {shown(failure.path)}: {shown(failure.reason)}", file=sys.stderr)
-
     try:
-        with progress_bar(len(planned.jobs), "file") as bar:
+        with progress_bar(len(planned.jobs), "file", options.quiet) as bar:
             batch.run_jobs(
                 planned,
                 task,
                 engine,
                 resume=options.resume,
                 verify=options.verify,
-                noted=options.manifest,
+                noted=noted,
+                skip=skipped_kinds(options),
                 report=report,
-                failed=failed,
+                failed=told.failed,
                 step=bar.update,
             )
     except UnfitError as error:
         say(shown(error))
-        _say_sum(report, done)
+        told.sum_up(report, noted)
         return FAILED
     except LockedError as error:
         say(shown(error))
@@ -214,12 +226,12 @@ def _run(options: Namespace, task: Task, name: Callable[[Path], str | None], don
         say(f"{shown(error.filename or options.out)}: {error.strerror or 'cannot be used'}")
         return FAILED
     except (KeyboardInterrupt, Terminated):
-        _say_sum(report, done)
+        told.sum_up(report, noted, interrupted=True)
         say("hint: --resume goes on from here")
         raise
-    _say_sum(report, done)
-    told = wishes is None or _write_report(planned, task, wishes, report)
-    return FAILED if report.failures or not told else 0
+    page = None if wishes is None else _write_report(planned, task, wishes, report, noted)
+    status = told.sum_up(report, noted, page=page)
+    return FAILED if wishes is not None and page is None else status
 
 
 def _engine(options: Namespace, task: Task, files: int) -> Engine:
@@ -248,8 +260,6 @@ def _check_notes(options: Namespace) -> None:
     remote = isinstance(options.out, RemotePath)
     if remote and options.manifest is None:
         raise UsageError("a store cannot hold manifest and lock", "name a folder of this machine with --manifest DIR")
-    if not remote and options.manifest is not None:
-        raise UsageError("the manifest lies in the output folder", "leave out --manifest, which is for URLs")
     if getattr(options, "report", None) is not None and any(
         isinstance(path, RemotePath) for path in (options.out, *options.sources)
     ):
@@ -280,8 +290,10 @@ def _wishes(options: Namespace, task: Task) -> job_report.Wishes | None:
     return job_report.Wishes(options.report, options.report_originals, images, names)
 
 
-def _write_report(planned: batch.Plan, task: Task, wishes: job_report.Wishes, report: batch.Report) -> bool:
-    """Write the page of a job; whether that could be done."""
+def _write_report(
+    planned: batch.Plan, task: Task, wishes: job_report.Wishes, report: batch.Report, noted: Path | None
+) -> Path | None:
+    """Write the page of a job; ``None`` if that could not be done."""
     from monai_miadmark.reporting import job_report
     from monai_miadmark.reporting.page import PageError
 
@@ -294,15 +306,12 @@ def _write_report(planned: batch.Plan, task: Task, wishes: job_report.Wishes, re
                 bar.total = total
                 bar.update(done - bar.n)
 
-            page = job_report.write_job_report(planned, task, wishes, report.failures, step)
+            return job_report.write_job_report(planned, task, wishes, report.failures, step, noted)
     except (PageError, ManifestError) as error:
         say(f"no report: {shown(error)}")
-        return False
     except OSError as error:
         say(f"no report: {shown(error.filename or wishes.folder)}: {error.strerror or 'cannot be written'}")
-        return False
-    say(f"wrote {shown(page)}" + ("; it shows originals" if wishes.originals else ""))
-    return True
+    return None
 
 
 def check_report_packages() -> None:
@@ -311,34 +320,3 @@ def check_report_packages() -> None:
 
     if missing := missing_packages():
         raise UsageError(f"not installed: {', '.join(missing)}", "pip install 'monai-miadmark[report]'")
-
-
-def _say_sum(report: batch.Report, done: str) -> None:
-    """What became of all files, in one line."""
-    count, kept, lost = len(report.done), len(report.kept), len(report.failures)
-    more = f", {kept} done before" if kept else ""
-    more += f", {lost} failed" if lost else ""
-    say(f"{done} {count} file{'' if count == 1 else 's'}{more} in {report.seconds:.1f} s")
-    if report.ignored_lines:
-        say(f"warning: {report.ignored_lines} lines of the manifest count for nothing: not written by you, or changed")
-    _say_signatures(report, done)
-    say_hints({failure.kind for failure in report.failures})
-
-
-_DROPPED = "no longer signed: a signature is for certain recipients, and only --signer makes a new one"
-_SIGNATURE_WARNINGS = {
-    ("restored", "none"): "not signed: whoever has a recipient's public key could have made {them}, with any image",
-    ("restored", "valid"): "signed, but by whom was not asked: --require-signer SIGNER.pub accepts one custodian only",
-    ("granted", "dropped"): _DROPPED,
-    ("revoked", "dropped"): _DROPPED,
-}
-"""What is said aloud of results, by what was done and what is known of their signature."""
-
-
-def _say_signatures(report: batch.Report, done: str) -> None:
-    """Say of how many results nobody knows who made them."""
-    for (verb, signature), text in _SIGNATURE_WARNINGS.items():
-        count = report.signatures.count(signature)
-        if verb == done and count:
-            files_shown = "1 file is" if count == 1 else f"{count} files are"
-            say(f"warning: {files_shown} {text.format(them='it' if count == 1 else 'them')}")

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from monai_miadmark.batch import Plan
+from monai_miadmark.batch import Plan, job_settings
 from monai_miadmark.errors import MIADMarkError
 from monai_miadmark.manifest import Settings
 from monai_miadmark.marking import Marker, canonical_display
@@ -78,6 +78,7 @@ def write_job_report(
     wishes: Wishes,
     failures: Sequence[Failure] = (),
     step: Callable[[int, int], None] = lambda done, total: None,
+    noted: Path | None = None,
 ) -> Path:
     """Write the page of a job that has ended.
 
@@ -87,6 +88,7 @@ def write_job_report(
         wishes: what the page is to hold.
         failures: of this run; those that the manifest does not know are taken from here.
         step: is told how many images were looked at, of how many.
+        noted: folder of the manifest; default: the output folder.
 
     Returns:
         The page.
@@ -96,9 +98,9 @@ def write_job_report(
         ManifestError: the manifest is damaged.
         OSError: the page cannot be written.
     """
-    settings = Settings(task.verb, task.settings())
+    settings = job_settings(planned, task, noted)
     try:
-        history = read_history(planned.out, settings)
+        history = read_history(noted or planned.out, settings)
     except FileNotFoundError:
         history = History(settings)  # nothing could be begun
     looked = _look(history, planned, task, wishes, step)

@@ -1,0 +1,153 @@
+# Copyright 2026 The monai_miadmark authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is said of a folder job: notes and failures while it runs, one line of sums, or one JSON document."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from monai_miadmark.batch import Report
+from monai_miadmark.commands.console import FAILED, say, say_hints, shown
+from monai_miadmark.manifest import MANIFEST_NAME
+from monai_miadmark.tasks import Failure
+
+__all__ = ["SCHEMA", "JobTeller", "skipped_kinds"]
+
+SCHEMA = 1
+"""Of the JSON document; see docs/automation.md."""
+
+_DROPPED = "no longer signed: a signature is for certain recipients, and only --signer makes a new one"
+_SIGNATURE_WARNINGS = {
+    ("restored", "none"): "not signed: whoever has a recipient's public key could have made {them}, with any image",
+    ("restored", "valid"): "signed, but by whom was not asked: --require-signer SIGNER.pub accepts one custodian only",
+    ("granted", "dropped"): _DROPPED,
+    ("revoked", "dropped"): _DROPPED,
+}
+"""What is said aloud of results, by what was done and what is known of their signature."""
+
+_UNSUPPORTED = ("UnsupportedImageError", "LabelMapError")
+
+
+def skipped_kinds(options: Namespace) -> frozenset[str]:
+    """Names of the errors with which files are left out and have not failed."""
+    kinds: set[str] = set()
+    if options.skip_unsupported:
+        kinds.update(_UNSUPPORTED)
+        if options.verb != "protect":
+            kinds.add("NotProtectedError")
+    if getattr(options, "label_maps", None) == "skip":
+        kinds.add("LabelMapError")
+    return frozenset(kinds)
+
+
+class JobTeller:
+    """Tells of one job: to a person on standard error, to a program on standard output.
+
+    Args:
+        options: what the command line says.
+        done: what was done with files, as a participle.
+    """
+
+    def __init__(self, options: Namespace, done: str) -> None:
+        self.options, self.done = options, done
+        self.skip = skipped_kinds(options)
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Something that a person should know before the files are looked for."""
+        self.notes.append(text)
+        if not self.options.quiet:
+            say(f"note: {shown(text)}")
+
+    def failed(self, failure: Failure) -> None:
+        """A file that was not done."""
+        skipped = failure.kind in self.skip
+        if not (skipped and self.options.quiet):
+            why = f"skipped: {failure.reason}" if skipped else failure.reason
+            tqdm.write(f"miadmark: {shown(failure.path)}: {shown(why)}", file=sys.stderr)
+
+    def sum_up(
+        self, report: Report, noted: Path | None = None, page: Path | None = None, interrupted: bool = False
+    ) -> int:
+        """Say what became of all files.
+
+        Args:
+            report: of the job.
+            noted: folder of the manifest.
+            page: the report for people.
+            interrupted: the job was broken off.
+
+        Returns:
+            The exit status.
+        """
+        manifest = None if noted is None else noted / MANIFEST_NAME
+        if manifest is not None and not manifest.is_file():
+            manifest = None
+        if not self.options.quiet:
+            say(self._sums(report))
+            if page is not None:
+                originals = "; it shows originals" if self.options.report_originals else ""
+                say(f"wrote {shown(page)}{originals}")
+            if manifest is not None:
+                inside = "; do not share it with the images" if manifest.parent == self.options.out else ""
+                say(f"manifest: {shown(manifest)}{inside}")
+        _say_signatures(report, self.done)
+        say_hints({failure.kind for failure in report.failures})
+        if self.options.json:
+            print(json.dumps(self._document(report, manifest, page, interrupted), indent=2), flush=True)
+        return FAILED if report.failures else 0
+
+    def _sums(self, report: Report) -> str:
+        """What became of all files, in one line."""
+        count, kept, left, lost = map(len, (report.done, report.kept, report.skipped, report.failures))
+        copied = sum(bool(facts.get("copied")) for facts in report.facts.values())
+        text = f"would have {self.done}" if self.options.dry_run else self.done
+        more = f", {kept} done before" if kept else ""
+        more += f", {copied} of them COPIED UNPROTECTED" if copied else ""
+        more += f", {left} skipped" if left else ""
+        more += f", {lost} failed" if lost else ""
+        return f"{text} {count} file{'' if count == 1 else 's'}{more} in {report.seconds:.1f} s"
+
+    def _document(self, report: Report, manifest: Path | None, page: Path | None, interrupted: bool) -> dict[str, Any]:
+        """The same for a program."""
+        done = "planned" if self.options.dry_run else "done"
+        files: list[dict[str, Any]] = [
+            {"source": str(source), "status": done, "output": str(out), **report.facts.get(source, {})}
+            for source, out in report.done
+        ]
+        files += [{"source": str(source), "status": "kept", "output": str(out)} for source, out in report.kept]
+        for status, failures in (("skipped", report.skipped), ("failed", report.failures)):
+            files += [{"source": str(f.path), "status": status, "error": f.kind, "message": f.reason} for f in failures]
+        return {
+            "schema": SCHEMA,
+            "command": self.options.verb,
+            "dry_run": self.options.dry_run,
+            "interrupted": interrupted,
+            "out": str(self.options.out),
+            "manifest": None if manifest is None else str(manifest),
+            "report": None if page is None else str(page),
+            "seconds": round(report.seconds, 3),
+            "counts": {
+                "done": len(report.done),
+                "kept": len(report.kept),
+                "skipped": len(report.skipped),
+                "failed": len(report.failures),
+            },
+            "notes": self.notes,
+            "files": files,
+        }
+
+
+def _say_signatures(report: Report, done: str) -> None:
+    """Say of how many results nobody knows who made them."""
+    for (verb, signature), text in _SIGNATURE_WARNINGS.items():
+        count = report.signatures.count(signature)
+        if verb == done and count:
+            files_shown = "1 file is" if count == 1 else f"{count} files are"
+            say(f"warning: {files_shown} {text.format(them='it' if count == 1 else 'them')}")
