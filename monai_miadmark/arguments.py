@@ -291,6 +291,7 @@ def _add_drawing(parser: argparse._ActionsContainer) -> None:
     )
     parser.add_argument(
         "--region",
+        type=word,
         default="auto",
         metavar="auto|none|MASKFILE",
         help="what is to be spared: a salient box (default), nothing, or where a PNG, NIfTI or .npy mask is not zero",

@@ -91,8 +91,8 @@ def run_jobs(
         resume: leave out what the manifest says is done, as far as it still holds, and take away what killed runs left.
         verify: with ``resume``, trust digests only, and open protected files as ``verify`` does; otherwise size and
             time of last change are enough, where both hold.
-        noted: folder of this machine for the manifest, which is locked as the output folder is; needed where that is one
-            of a store, which has neither locks nor files that grow. Default: the output folder.
+        noted: folder of this machine for the manifest, locked as the output folder is; needed where that is one of a
+            store, which has neither locks nor files that grow. Default: the output folder.
         skip: kinds of errors (names of classes) with which a file is left out, and has not failed.
         report: to be filled; made here if not given.
         failed: is told of each failure when it happens.

@@ -139,7 +139,7 @@ class Manifest:
         self._begun = False
         self._key = manifest_key() if key is None else key
         self._mac = _NO_MAC
-        self._worth = False
+        self._worth = True
         """Whether it says more than what this run could not do."""
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         self._descriptor = os.open(self.path, flags, 0o644)

@@ -274,7 +274,7 @@ class TestOutputs:
 
     def test_the_input_is_refused(self, miadmark: Run, protected: Path) -> None:
         before = protected.read_bytes()
-        for arguments, status in ((("p", "-o", "p"), 2), (("p/ct.dcm", "-o", "p"), 1)):
+        for arguments, status in ((("p", "-o", "p"), 2), (("p/ct.dcm", "-o", "p", "--allow-mixed"), 1)):
             said = miadmark("remove", *arguments, "-i", "alice.key", "--overwrite")
             assert said.status == status and "input" in said.err
         assert miadmark("grant", "p/ct.dcm", "-o", "p", "-i", "alice.key", "-r", "bob.pub").status == 2
@@ -321,7 +321,7 @@ class TestFolderJobs:
         assert miadmark("protect", "a.png", "b.png", "-o", "p", "--passphrase").status == 0
         assert miadmark("remove", "p", "-o", "r", "--passphrase", "--jobs", "2").status == 0
         assert next(answers, None) is None
-        assert b"horse" not in Path("p", MANIFEST_NAME).read_bytes()
+        assert b"horse" not in Path("p.miadmark-job", MANIFEST_NAME).read_bytes()
 
     def test_resume(self, miadmark: Run, keys: None, tmp_path: Path) -> None:
         samples.tree(tmp_path / "in")
@@ -361,11 +361,12 @@ class TestFolderJobs:
 
     def test_a_damaged_manifest(self, miadmark: Run, keys: None) -> None:
         Path("a.png").write_bytes(samples.png())
-        Path("p").mkdir()
-        Path("p", MANIFEST_NAME).write_text("my notes\n")
+        manifest = Path("p.miadmark-job", MANIFEST_NAME)
+        manifest.parent.mkdir()
+        manifest.write_text("my notes\n")
         said = miadmark("protect", "a.png", "-o", "p", "-r", "bob.pub")
         assert said.status == 2 and "is not a manifest" in said.err
-        assert Path("p", MANIFEST_NAME).read_text() == "my notes\n" and not results(Path("p"))
+        assert manifest.read_text() == "my notes\n" and not Path("p").exists()
 
     def test_two_runs_in_one_folder(self, miadmark: Run, keys: None) -> None:
         Path("a.png").write_bytes(samples.png())
@@ -494,7 +495,7 @@ class TestGrantAndRevoke:
         miadmark("protect", "a.png", "-o", "p", "-r", "alice.pub", "--signer", "hospital.key")
         said = miadmark("grant", "p", "-o", "g", "-i", "alice.key", "-r", "bob.pub")
         assert said.status == 0 and "warning: 1 file is no longer signed" in said.err
-        (line,) = (line for line in manifest_lines(Path("g")) if line["kind"] == "file")
+        (line,) = (line for line in manifest_lines(Path("g.miadmark-job")) if line["kind"] == "file")
         assert line["signature"] == "dropped" and line["signer"] is None
         asked = ("-i", "bob.key", "--require-signer", "hospital.pub")
         said = miadmark("remove", "g", "-o", "r", *asked)
@@ -511,12 +512,12 @@ class TestGrantAndRevoke:
         miadmark("protect", "a.png", "-o", "p", "-r", "alice.pub")
         said = miadmark("remove", "p", "-o", "r", "-i", "alice.key")
         assert said.status == 0 and "warning: 1 file is not signed: whoever has" in said.err
-        (line,) = (line for line in manifest_lines(Path("r")) if line["kind"] == "file")
+        (line,) = (line for line in manifest_lines(Path("r.miadmark-job")) if line["kind"] == "file")
         assert line["signature"] == "none"
 
     def test_the_last_recipient_stays(self, miadmark: Run, protected: Path) -> None:
-        said = miadmark("revoke", "p", "-o", "v", "-i", "alice.key", "-r", "alice.pub")
-        assert said.status == 1 and not results(Path("v"))
+        said = miadmark("revoke", "p", "-o", "v", "-i", "alice.key", "-r", "alice.pub", "--yes")
+        assert said.status == 1 and not Path("v").exists()
 
 
 @pytest.mark.parametrize(

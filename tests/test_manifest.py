@@ -79,7 +79,10 @@ def test_cut_at_every_byte(tmp_path: Path) -> None:
             assert path.read_bytes() == data[: data.rfind(b"\n", 0, size) + 1]
             assert ("a.dcm" in manifest.finished) == (data[:size].count(b"\n") >= 3)
             manifest.failed("d.dcm", "TamperedError", None, 0.0)
-        assert all(json.loads(line) for line in path.read_bytes().splitlines())
+            assert all(json.loads(line) for line in path.read_bytes().splitlines())
+        # Nothing but failures is nothing: a job that did nothing leaves nothing.
+        assert path.exists() == (b"\n" in data[:size])
+        path.unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("tail", [b"\0" * 300, b"\0" * 30 + b'class": null}}\n', b'{"schema": 1, "ti\0\0\0}\n{"sch'])
@@ -205,12 +208,13 @@ def test_a_line_that_could_not_be_written_leaves_no_half(tmp_path: Path, monkeyp
     write = os.write
     with Manifest(tmp_path, SETTINGS, read=False) as manifest:
         manifest.failed("a.dcm", "X", None, 0.0)
-        before = (tmp_path / MANIFEST_NAME).read_bytes()
 
         def half(descriptor: int, data: bytes) -> int:
             write(descriptor, bytes(data)[:20])
             raise OSError(28, "No space left on device")
 
+        manifest.done("b.dcm", SOURCE, {"b.dcm": OUTPUT}, FACTS, 0.0)
+        before = (tmp_path / MANIFEST_NAME).read_bytes()
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", half)
             with pytest.raises(OSError, match="No space"):

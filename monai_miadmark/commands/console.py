@@ -29,6 +29,7 @@ __all__ = [
     "USAGE",
     "Terminated",
     "ask_passphrase",
+    "ask_yes",
     "environment",
     "progress_bar",
     "say",
@@ -41,10 +42,13 @@ FAILED, USAGE, INTERRUPTED, PIPE_CLOSED, TERMINATED = 1, 2, 130, 141, 143
 
 HINTS = {
     "WrongKeyError": "miadmark inspect FILE lists the key ids that open it; give one of these keys with -i",
+    "WrongPassphrase": "the passphrase is not the one that the images were protected with, or they have none (inspect)",
+    "LabelMapError": "--label-maps skip leaves segmentations and masks out, --label-maps copy copies them unprotected",
     "NotProtectedError": "where the record was stripped, --sidecars DIR finds the one that was kept beside the file",
     "SignatureError": "miadmark inspect FILE shows who signed; ask the custodian for the right public key",
     "TamperedError": "get the file anew from whoever protected it; miadmark verify FILE says what does not fit",
-    "UnsupportedImageError": "docs/formats-dicom.md and formats-other.md say what can be done; see miadmark doctor too",
+    "UnsupportedImageError": "docs/formats-dicom.md and formats-other.md say what can be done; see miadmark doctor; "
+    "--skip-unsupported leaves such files out",
     "FileExistsError": "--resume leaves out what is done, --overwrite does it anew",
 }
 """What to do about files that failed, by the class of the error."""
@@ -112,7 +116,23 @@ def ask_passphrase(prompt: str, repeat: bool = False) -> str:
         return given
     if not sys.stdin.isatty():
         raise UsageError("a passphrase is needed and there is no terminal to ask at", f"set {PASSPHRASE_ENV}")
-    passphrase = getpass.getpass(prompt)
-    if repeat and getpass.getpass("The same again: ") != passphrase:
+    try:
+        passphrase = getpass.getpass(prompt)
+        again = getpass.getpass("The same again: ") if repeat else passphrase
+    except EOFError:
+        raise UsageError("no passphrase was typed", "try again") from None
+    if again != passphrase:
         raise UsageError("the passphrases differ", "try again")
     return passphrase
+
+
+def ask_yes(question: str, instead: str) -> bool:
+    """Whether a person says yes.
+
+    Raises:
+        UsageError: nobody is there to be asked; ``instead`` is what to do.
+    """
+    if not sys.stdin.isatty():
+        raise UsageError(question, instead)
+    print(f"miadmark: {question}. Go on? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 from monai_miadmark import batch, files, keys
 from monai_miadmark.arguments import MAX_DEFAULT_JOBS, UsageError
-from monai_miadmark.commands.console import FAILED, Terminated, ask_passphrase, progress_bar, say, shown
-from monai_miadmark.commands.key_files import checked, opening_of, recipients_of, unlocked
+from monai_miadmark.commands.console import FAILED, Terminated, ask_yes, progress_bar, say, shown
+from monai_miadmark.commands.key_files import checked, new_passphrase, opening_of, recipients_of, unlocked
 from monai_miadmark.commands.rehearsal import rehearse
 from monai_miadmark.commands.summary import JobTeller, skipped_kinds
 from monai_miadmark.engines import Engine, ProcessEngine, SerialEngine, usable_cores
@@ -48,8 +48,7 @@ def protect_task(options: Namespace) -> ProtectTask:
             "leave out --passphrase or -r, or add --passphrase-beside-keys",
         )
     if options.passphrase:
-        passphrase = ask_passphrase("Passphrase for restoring: ", repeat=True)
-        checked(keys.PassphraseIdentity, passphrase)  # an empty one is wrong usage
+        passphrase = new_passphrase("Passphrase for restoring: ")
     if not options.recipient and passphrase is None:
         raise UsageError(
             "nobody could restore the images", "name recipients with -r RECIPIENT.pub, or use --passphrase"
@@ -153,8 +152,16 @@ def _reseal(options: Namespace, verb: Literal["grant", "revoke"], done: str) -> 
     """Grant or revoke."""
     key_ids = tuple(getattr(options, "id", []))
     opening = opening_of(options)
-    if not [*recipients_of(options), *key_ids]:
+    recipients = recipients_of(options)
+    if not [*recipients, *key_ids]:
         raise UsageError("no recipient is named", "name recipients with -r RECIPIENT.pub")
+    if verb == "revoke" and not options.dry_run and not options.yes:
+        own = {keys.load_identity(key.path, key.passphrase).key_id: key.path for key in opening["identities"]}
+        mine = [own[key_id] for key_id in (*(r.key_id for r in recipients), *key_ids) if key_id in own]
+        question = f"{', '.join(shown(path) for path in mine)} will not open the new files any more"
+        if mine and not ask_yes(question, "add --yes if that is meant"):
+            say("nothing was written")
+            return FAILED
     signer = None if options.signer is None else unlocked(options.signer, keys.load_signer)
     task = ResealTask(**opening, verb=verb, recipients=tuple(options.recipient), key_ids=key_ids, signer=signer)
     return _run(options, task, lambda path: path.name, done)
@@ -178,7 +185,7 @@ def _plan(options: Namespace, name: Callable[[Path], str | None], told: JobTelle
         try:
             batch.check_not_mixed(options.sources, options.out, options.verb == "remove")
         except batch.BatchError as error:
-            hint = "choose another output folder; --allow-mixed if whoever gets that folder may have the originals"
+            hint = "choose another output folder, or --allow-mixed if whoever gets that folder may have the originals"
             raise UsageError(shown(error), hint) from error
     for notice in planned.notices:
         told.note(notice)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,13 +12,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from monai_miadmark import files, keys
+from monai_miadmark.argument_types import did_you_mean
 from monai_miadmark.arguments import UsageError
 from monai_miadmark.atomic import make_folders
 from monai_miadmark.commands.console import FAILED, ask_passphrase, say, shown
 from monai_miadmark.errors import MIADMarkError
+from monai_miadmark.key_facts import readable_by_others, weakness
+from monai_miadmark.names import PASSPHRASE_ENV
 from monai_miadmark.tasks import KeyFile
 
-__all__ = ["checked", "keygen", "load_private", "opening_of", "pubkey", "recipients_of", "unlocked"]
+__all__ = ["checked", "keygen", "load_private", "new_passphrase", "opening_of", "pubkey", "recipients_of", "unlocked"]
 
 _Key = TypeVar("_Key")
 
@@ -30,6 +34,7 @@ def keygen(options: Namespace) -> int:
         raise UsageError(f"{shown(options.name)} is not a plain name", "name a folder with --dir") from error
     kind = options.sign_with or ("ed25519" if options.sign else None)
     passphrase = ask_passphrase(f"Passphrase for {name}.key: ", repeat=True) if options.passphrase else None
+    _warn_of_weakness(passphrase)
     key = keys.generate_signer(kind) if kind else keys.generate_identity(options.kem or "hybrid")
     try:
         make_folders(options.dir)
@@ -68,6 +73,20 @@ def pubkey(options: Namespace) -> int:
     return 0
 
 
+def _warn_of_weakness(passphrase: str | None) -> None:
+    """Say that a new passphrase is weak."""
+    if passphrase and (why := weakness(passphrase)) is not None:
+        say(f"warning: a weak passphrase: {why}")
+
+
+def new_passphrase(prompt: str) -> str:
+    """A passphrase that is chosen now."""
+    passphrase = ask_passphrase(prompt, repeat=True)
+    checked(keys.PassphraseIdentity, passphrase)  # an empty one is wrong usage
+    _warn_of_weakness(passphrase)
+    return passphrase
+
+
 def _give(pem: bytes, out: Path | None, save: Callable[[Path], None]) -> None:
     """Print a public key, or write it where it was asked for."""
     if out is None:
@@ -91,14 +110,40 @@ def checked(load: Callable[[Any], _Key], argument: Any) -> _Key:
     try:
         return load(argument)
     except OSError as error:
-        raise UsageError(f"{shown(argument)}: {error.strerror or 'not readable'}", "check the path") from error
+        hint = f"check the path{_meant(argument)}" if isinstance(argument, Path) else "check the path"
+        raise UsageError(f"{shown(argument)}: {error.strerror or 'not readable'}", hint) from error
     except (MIADMarkError, ValueError) as error:
-        raise UsageError(shown(error), "miadmark keygen makes keys; NAME.pub protects, NAME.key restores") from error
+        raise UsageError(shown(error), _key_hint(str(error))) from error
+
+
+def _meant(path: Path) -> str:
+    """Which file may have been meant by a path that leads nowhere."""
+    with suppress(OSError):
+        names = [found.name for found in path.parent.iterdir() if found.suffix in (".pub", ".key", ".pem", ".crt")]
+        for name in (f"{path.name}.pub", f"{path.name}.key"):
+            if name in names:
+                return f"; did you mean {shown(path.with_name(name))}?"
+        return shown(did_you_mean(path.name, names))
+    return ""
+
+
+def _key_hint(reason: str) -> str:
+    """What to do about a key that cannot be used."""
+    if "wrong passphrase" in reason:
+        given = f"the one in {PASSPHRASE_ENV} was taken" if PASSPHRASE_ENV in os.environ else "type it again"
+        return f"this is the passphrase that the key file was made with, not that of an image; {given}"
+    if "holds a private key" in reason:
+        return "miadmark pubkey NAME.key -o NAME.pub writes the public file of a private one"
+    if "passphrase" in reason:
+        return "give a passphrase that is not empty"
+    return "miadmark inspect FILE says what a key file is; NAME.pub protects, NAME.key restores"
 
 
 def unlocked(path: Path, load: Callable[[Path, str | None], object]) -> KeyFile:
     """A private key file with its passphrase, if it needs one; read once, to see that it can be."""
     locked = checked(keys.needs_passphrase, path)
+    if readable_by_others(path):
+        say(f"warning: {shown(path)} can be read by others on this machine: chmod 600 {shown(path)}")
     passphrase = ask_passphrase(f"Passphrase of {shown(path)}: ") if locked else None
     checked(lambda given: load(given, passphrase), path)
     return KeyFile(path, passphrase)

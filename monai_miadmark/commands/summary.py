@@ -89,6 +89,9 @@ class JobTeller:
         manifest = None if noted is None else noted / MANIFEST_NAME
         if manifest is not None and not manifest.is_file():
             manifest = None
+        if self.options.dry_run and not self.options.json and not self.options.quiet:
+            for source, out in report.done:
+                print(f"{shown(source)} -> {shown(out)}")
         if not self.options.quiet:
             say(self._sums(report))
             if page is not None:
@@ -97,15 +100,24 @@ class JobTeller:
             if manifest is not None:
                 inside = "; do not share it with the images" if manifest.parent == self.options.out else ""
                 say(f"manifest: {shown(manifest)}{inside}")
+        if report.ignored_lines:
+            lines = f"{report.ignored_lines} line{'' if report.ignored_lines == 1 else 's'}"
+            say(f"warning: {lines} of the manifest count for nothing: not written by you, or changed")
         _say_signatures(report, self.done)
-        say_hints({failure.kind for failure in report.failures})
+        kinds = {failure.kind for failure in report.failures}
+        if "WrongKeyError" in kinds and getattr(self.options, "passphrase", False):
+            kinds.add("WrongPassphrase")
+            if not self.options.identity:
+                kinds.remove("WrongKeyError")
+        say_hints(kinds)
         if self.options.json:
             print(json.dumps(self._document(report, manifest, page, interrupted), indent=2), flush=True)
         return FAILED if report.failures else 0
 
     def _sums(self, report: Report) -> str:
         """What became of all files, in one line."""
-        count, kept, left, lost = map(len, (report.done, report.kept, report.skipped, report.failures))
+        count, kept = len(report.done), len(report.kept)
+        left, lost = len(report.skipped), len(report.failures)
         copied = sum(bool(facts.get("copied")) for facts in report.facts.values())
         text = f"would have {self.done}" if self.options.dry_run else self.done
         more = f", {kept} done before" if kept else ""

@@ -14,6 +14,7 @@ from monai_miadmark.argument_types import local_path
 from monai_miadmark.arguments import UsageError, command_line, place
 from monai_miadmark.commands import VERBS
 from monai_miadmark.commands.console import FAILED, progress_bar, say, say_hints, shown
+from monai_miadmark.commands.fish import fish_script
 from monai_miadmark.errors import MIADMarkError
 
 __all__ = ["completion", "doctor", "evaluate", "preview"]
@@ -127,6 +128,9 @@ def evaluate(options: Namespace) -> int:
 
 def completion(options: Namespace) -> int:
     """Print a script that completes command lines."""
+    if options.shell == "fish":
+        print(fish_script(command_line(VERBS)))
+        return 0
     try:
         import shtab
     except ImportError as error:
