@@ -200,7 +200,11 @@ def _run(options: Namespace, task: Task, name: Callable[[Path], str | None], don
     planned = _plan(options, name, told)
     wishes = _wishes(options, task)
     if options.dry_run:
-        return told.sum_up(rehearse(planned, task, skipped_kinds(options), told.failed))
+        try:
+            return told.sum_up(rehearse(planned, task, skipped_kinds(options), told.failed))
+        except UnfitError as error:
+            say(shown(error))
+            return FAILED
     engine = _engine(options, task, len(planned.jobs))
     noted = options.manifest
     if noted is None and not isinstance(options.out, RemotePath):
