@@ -132,6 +132,7 @@ class Made:
         quality: how close a protected image is to its source, where that was measured.
         signature: what is known of a custodian's signature, see :data:`Signature`.
         copied: the output is the source as it was: nothing protects it.
+        changed: samples that a mark changed; ``None`` where none was made.
     """
 
     source: Stamp
@@ -143,6 +144,7 @@ class Made:
     quality: Closeness | None = None
     signature: Signature = "none"
     copied: bool = False
+    changed: int | None = None
 
     @property
     def path(self) -> Path:
@@ -386,6 +388,7 @@ def make_protected(
         stale=sidecar_path(path) if record == "inside" and overwrite and sidecar_exists(path) else None,
         quality=closeness(data, result.data, src.name, watch.ink) if measure else None,
         signature="none" if signer is None else "made",
+        changed=result.changed,
     )
 
 

@@ -61,6 +61,9 @@ _LINES_AT_ONCE = 2
 _MAX_INTENTS = 8
 """As many intents of one source are remembered: more than a file is tried, in more than one run."""
 
+_FACTS = ("recipients", "signer", "signature", "quality", "changed")
+"""What an intent tells beside digests and sizes."""
+
 _OPENING = b'{"schema"'
 """How every line begins."""
 
@@ -202,7 +205,7 @@ class Manifest:
             source: path of the source.
             stamp: of the source.
             outputs: paths and stamps, the image file last; a sidecar may stand before it.
-            facts: ``recipients``, ``signer``, ``signature`` and ``quality``.
+            facts: ``recipients``, ``signer``, ``signature``, ``quality`` and ``changed``.
             seconds: what it took; ``None`` where an earlier run did it and could not say so.
 
         Raises:
@@ -326,7 +329,7 @@ class Manifest:
                     stamps = tuple((_relative(out["path"]), _stamp(out, "")) for out in line["outputs"])
                     if not stamps:
                         raise ValueError("nothing is intended")
-                    facts = {name: line["facts"].get(name) for name in ("recipients", "signer", "signature", "quality")}
+                    facts = {name: line["facts"].get(name) for name in _FACTS}
                     entry = Entry(key, _stamp(line, "source_"), stamps, facts)
                     self.intended[source] = (*self.intended.get(source, ())[-_MAX_INTENTS + 1 :], entry)
                 else:

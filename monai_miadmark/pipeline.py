@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,13 @@ __all__ = [
     "verify_bytes",
 ]
 
+_log = logging.getLogger(__name__)
+
+_NOTHING_MARKED = (
+    "%s: nothing was marked, not one sample differs from the source: it has one value, next to nothing in its display "
+    "window, or no room outside the region"
+)
+
 _KEY_BYTES = 32
 
 _SHELL_BYTES = 1 << 28
@@ -61,11 +69,13 @@ class ProtectedBytes:
         data: the file's bytes, with the envelope inside unless a sidecar was asked for.
         envelope: the sealed recovery record.
         name: base name for the output file.
+        changed: samples that the mark changed; 0 where there is nothing to mark, as in an image of one value.
     """
 
     data: bytes
     envelope: bytes
     name: str
+    changed: int
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,6 +110,8 @@ def protect_image(
     """
     values, record, digest, key = _protect(image, recipients, marker, options, None, None)
     _record_of(record, values, digest).restore(values, checked=True)  # raises if the mark would not come off exactly
+    if not _changed_samples(image.values, values):
+        _log.warning(_NOTHING_MARKED, "array in memory")
     return values, seal.seal(record, recipients, digest, key, signer)
 
 
@@ -177,7 +189,10 @@ def protect_bytes(
         restored_bytes(_record_of(record, written.values, digest), written.values, checked=True)
     except TamperedError as error:  # nobody tampered with it: the format lost something
         raise UnsupportedImageError(f"the {carrier.name} file cannot be restored byte for byte") from error
-    return ProtectedBytes(protected, envelope, carrier.output_name(name))
+    changed = _changed_samples(opened.image.values, values)
+    if not changed:
+        _log.warning(_NOTHING_MARKED, name)
+    return ProtectedBytes(protected, envelope, carrier.output_name(name), changed)
 
 
 def check_source(data: bytes, name: str, options: ProtectOptions | None = None) -> None:
@@ -404,6 +419,13 @@ def _same_samples(one: NDArray[Any], other: NDArray[Any]) -> bool:
     first, second = (np.ascontiguousarray(array, array.dtype.newbyteorder("=")) for array in (one, other))
     word = f"u{first.dtype.itemsize}"  # NaN is never equal to itself
     return first.dtype == second.dtype and np.array_equal(first.view(word), second.view(word))
+
+
+def _changed_samples(one: NDArray[Any], other: NDArray[Any]) -> int:
+    """Samples that differ, bit for bit."""
+    first, second = (np.ascontiguousarray(array) for array in (one, other))
+    word = f"u{first.dtype.itemsize}"  # NaN is never equal to itself
+    return int(np.count_nonzero(first.view(word) != second.view(word)))
 
 
 def _record_of(record: bytes, values: NDArray[Any], digest: bytes) -> RecoveryRecord:

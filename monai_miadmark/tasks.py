@@ -118,7 +118,8 @@ class Draft:
     Attributes:
         source: stamp of the source as it was read.
         products: the image file last.
-        facts: what a manifest tells beside that, for JSON: ``recipients``, ``signer``, ``signature``, ``quality``.
+        facts: what a manifest tells beside that, for JSON: ``recipients``, ``signer``, ``signature``, ``quality``,
+            ``changed``.
     """
 
     source: Stamp
@@ -452,6 +453,7 @@ def drafted(made: Made) -> Draft:
         "signature": made.signature,
         "quality": quality,
         **({"copied": True} if made.copied else {}),
+        "changed": made.changed,
     }
     return Draft(made.source, products, facts)
 

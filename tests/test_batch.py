@@ -523,7 +523,7 @@ class TestFormats:
             output = tmp_path / "p" / line["output"]
             assert Stamp(line["output_sha256"], line["output_bytes"], line["output_mtime_ns"]) == stamp_file(output)
             assert [who["kind"] for who in line["recipients"]] == ["x25519"] and line["signer"]["kind"] == "ed25519"
-            assert 15 < line["quality"]["psnr"] < 60 and 0.5 < line["quality"]["ssim"] < 1
+            assert 15 < line["quality"]["psnr"] < 60 and 0.5 < line["quality"]["ssim"] < 1 and line["changed"] > 100
         assert [line["status"] for line in lines(tmp_path / "p")].count("failed") == 2
 
         planned = plan([tmp_path / "p"], tmp_path / "r", lambda path: None)
