@@ -25,11 +25,17 @@ class EnsembleCritic:
         ensemble: the surrogates.
         device: where it runs.
         guides: who is asked in a hurry; default: see :func:`monai_miadmark.descent.guides_among`.
+        modality: what the ensemble was trained on, which says where to look for a lesion.
     """
 
     def __init__(
-        self, ensemble: SurrogateEnsemble, device: torch.device | str = "cpu", guides: Guides | None = None
+        self,
+        ensemble: SurrogateEnsemble,
+        device: torch.device | str = "cpu",
+        guides: Guides | None = None,
+        modality: str | None = None,
     ) -> None:
+        self.modality = modality
         self.device = torch.device(device)
         self.ensemble = ensemble.to(self.device)
         self.guides = guides or Guides(guides_among(self.ensemble), self.device)

@@ -50,6 +50,7 @@ class EnsembleMarker:
         device: where the networks run.
         guides: names of the surrogates that the generator hears, and that say what is salient where it has to be quick;
             see :func:`monai_miadmark.descent.guides_among`.
+        modality: its name, which says where to look for a lesion.
     """
 
     def __init__(
@@ -58,10 +59,11 @@ class EnsembleMarker:
         ensemble: SurrogateEnsemble,
         device: torch.device | str = "cpu",
         guides: Sequence[str] = (),
+        modality: str | None = None,
     ) -> None:
         self._generator, self.ensemble, self.device = generator, ensemble, torch.device(device)
         self.guides = Guides(guides_among(ensemble, guides), device)
-        self.critic = EnsembleCritic(ensemble, device, self.guides)
+        self.critic = EnsembleCritic(ensemble, device, self.guides, modality)
         self._guided: GeneratorPerturber | None = None
 
     def __repr__(self) -> str:
@@ -145,6 +147,7 @@ class BundleMarker:
                 ensemble,
                 self.device,
                 parser["guide_names"],
+                name,
             )
         return self._specialists[name]
 

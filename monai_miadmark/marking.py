@@ -19,10 +19,11 @@ from monai_miadmark.exact import ImageMark, apply_mark, step_for
 from monai_miadmark.field import Field, quantize
 from monai_miadmark.image import StoredImage
 from monai_miadmark.interpolate import canonical_shape
+from monai_miadmark.locating import find_region
 from monai_miadmark.logo import Logo
 from monai_miadmark.options import Preset, ProtectOptions
 from monai_miadmark.placement import Placement, footprint, place_logo
-from monai_miadmark.region import grow, mask_on_grid, salient_boxes
+from monai_miadmark.region import Region, grow, mask_on_grid
 
 __all__ = [
     "MarkCritic",
@@ -33,8 +34,10 @@ __all__ = [
     "canonical_display",
     "check_region",
     "footprint",
+    "locate_region",
     "make_mark",
     "plan_mark",
+    "region_of",
 ]
 
 
@@ -127,6 +130,7 @@ class MarkPlan:
         logo: ``(N, h, w)`` bool, cells that share the logo's budget; likeness does not count them.
         budget: ``(N, h, w)``, largest amplitude at each cell, fraction of the window.
         scales: block scales that hold the budget.
+        found: the region with how sure it is, and what it rests on.
     """
 
     clean: NDArray[np.float32]
@@ -138,6 +142,7 @@ class MarkPlan:
     logo: NDArray[np.bool_]
     budget: NDArray[np.float64]
     scales: NDArray[np.uint8]
+    found: Region
 
     def cells(self) -> NDArray[np.float32]:
         """What a display shows of the budget at each cell as the record can hold it, ``(N, 1, h, w)``."""
@@ -145,7 +150,11 @@ class MarkPlan:
 
 
 def plan_mark(
-    image: StoredImage, options: ProtectOptions, critic: MarkCritic, clean: NDArray[np.float32] | None = None
+    image: StoredImage,
+    options: ProtectOptions,
+    critic: MarkCritic,
+    clean: NDArray[np.float32] | None = None,
+    unsure: bool = False,
 ) -> MarkPlan:
     """Choose region, logo and budget for an image.
 
@@ -154,6 +163,7 @@ def plan_mark(
         options: the custodian's choices.
         critic: says what is salient and where the logo misleads.
         clean: :func:`canonical_display` of the image, where it is known.
+        unsure: what the image shows is not known: no detector of lesions is believed, and the logo keeps to the border.
 
     Raises:
         FileNotFoundError: there is no such logo file.
@@ -162,15 +172,18 @@ def plan_mark(
     preset = options.strength
     slices, height, width, _ = image.values.shape
     clean = canonical_display(image) if clean is None else clean
-    mask, region = locate_region(options, critic, clean, (slices, height, width))
-    placed, inked = _stored_logo(image, place_logo(image, options, critic, clean, region), mask)
+    mask, found = region_of(options, critic, clean, (slices, height, width), unsure)
+    region = found.cells
+    placed = place_logo(image, options, critic, clean, region, found.unsure | unsure)
+    placed, inked = _stored_logo(image, placed, mask)
     seen = appearance_of(inked, placed.images, max(preset.visibility.ceiling, preset.footprint))
     cap, logo = options.effective_region_budget, placed.footprint & ~region
     gain = seen.gain(preset.visibility.ceiling / 2)
     budget = likeness_budget(clean, preset.visibility, region, cap, logo, quick=not preset.search, gain=gain)
     np.maximum(budget, preset.footprint, out=budget, where=logo if gain is None else logo & (gain >= LEAST_GAIN))
     touched = grow(region, 1) if region.shape[1:] != (height, width) else region
-    return MarkPlan(clean, mask, region, touched, placed, seen, logo, budget, _capped_scales(budget, touched, cap))
+    scales = _capped_scales(budget, touched, cap)
+    return MarkPlan(clean, mask, region, touched, placed, seen, logo, budget, scales, found)
 
 
 def _stored_logo(
@@ -263,25 +276,49 @@ def check_region(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> None:
         raise ValueError(f"the region mask has shape {mask.shape}, the image {shape}")
 
 
-def locate_region(
-    options: ProtectOptions, critic: MarkCritic, clean: NDArray[np.float32], shape: tuple[int, int, int]
-) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_]]:
-    """Full-size mask of samples that stay as they are (or ``None``), and the region on the canonical grid."""
+def region_of(
+    options: ProtectOptions,
+    critic: MarkCritic,
+    clean: NDArray[np.float32],
+    shape: tuple[int, int, int],
+    unsure: bool = False,
+) -> tuple[NDArray[np.bool_] | None, Region]:
+    """Full-size mask of samples that stay as they are (or ``None``), and the region on the canonical grid.
+
+    Args:
+        options: the custodian's choices.
+        critic: says what is salient where a region is to be found, and by its attribute ``modality``, if it has one,
+            which detector of lesions to ask.
+        clean: ``(N, C, h, w)`` in [0, 1].
+        shape: slices, height and width of the image.
+        unsure: what the image shows is not known.
+
+    Raises:
+        ValueError: a region mask that does not fit the image.
+    """
     slices, height, width = shape
     h, w = clean.shape[2:]
     if isinstance(options.region, str):
         if options.region == "none":
-            return None, np.zeros((slices, h, w), bool)
-        region = salient_boxes(critic.saliency(clean, quick=not options.strength.search))
+            return None, Region.certain(np.zeros((slices, h, w), bool), "none")
+        found = find_region(critic, clean, quick=not options.strength.search, unsure=unsure)
         if options.effective_region_budget > 0:
-            return None, region
+            return None, found
         rows, columns = np.arange(height) * h // height, np.arange(width) * w // width
-        return region[:, rows[:, None], columns], region
+        return found.cells[:, rows[:, None], columns], found
     mask = options.region
     check_region(mask, shape)
     mask = np.broadcast_to(mask, shape)
-    region = mask_on_grid(mask, h, w)
-    return (np.ascontiguousarray(mask) if options.effective_region_budget == 0 else None), region
+    found = Region.certain(mask_on_grid(mask, h, w), "mask")
+    return (np.ascontiguousarray(mask) if options.effective_region_budget == 0 else None), found
+
+
+def locate_region(
+    options: ProtectOptions, critic: MarkCritic, clean: NDArray[np.float32], shape: tuple[int, int, int]
+) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_]]:
+    """:func:`region_of` with the region's cells alone."""
+    mask, found = region_of(options, critic, clean, shape)
+    return mask, found.cells
 
 
 def _capped_scales(budget: NDArray[np.float64], region: NDArray[np.bool_], cap: float) -> NDArray[np.uint8]:

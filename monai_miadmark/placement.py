@@ -4,8 +4,9 @@
 
 The search goes from coarse to fine, because every candidate costs a pass through the ensemble: places and inks with the
 drawing upright at its middle size, then sizes and angles around the best place, then opacity. For a single image that
-is at most 12 + 11 + 4 candidates and three clean images. Nothing here takes part in restoring: the record holds the
-drawing as it was turned and scaled.
+is at most 12 + 11 + 4 candidates and three clean images. Where the region is not sure, the logo keeps to the border,
+and places with the least content are tried (:mod:`monai_miadmark.quiet`). Nothing here takes part in restoring: the
+record holds the drawing as it was turned and scaled.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from monai_miadmark.appearance import inkable_share
 from monai_miadmark.image import StoredImage, Window
 from monai_miadmark.logo import Logo, draw_logo
 from monai_miadmark.options import ProtectOptions
+from monai_miadmark.quiet import content, middle
 from monai_miadmark.region import grow
 
 __all__ = ["EffectJudge", "Placement", "footprint", "place_logo"]
@@ -38,6 +40,9 @@ _MARGIN = _FOOTPRINT + 1
 _PLACES = 6
 """Places of the logo that are tried on each slice, each in every ink that can be read there."""
 
+_QUIET_PLACES = 3
+"""Places that are tried where the logo keeps to the border: the first has least content, and few others come near."""
+
 _SEARCHED = 16
 """Slices of a stack on which places are tried."""
 
@@ -46,6 +51,12 @@ _JUDGED = 8
 
 _AREAS = (1.0, 0.8, 1.25)
 """Sizes that are tried, as factors on the preset's share of the image; the first is the middle."""
+
+_TIGHT_AREAS = (0.64, 0.5, 0.36, 0.25, 0.16, 0.09)
+"""Sizes where the region leaves no room for those; the least is still read on a grid of 128 cells."""
+
+_ENOUGH_SLICES = 0.9
+"""A larger drawing is kept if it has room on this share of the slices that the smallest has room on."""
 
 _ANGLES = (0, -20, 20)
 """Degrees, counterclockwise; long drawings are tried at 90 too."""
@@ -113,6 +124,7 @@ def place_logo(
     judge: EffectJudge,
     clean: NDArray[np.float32],
     region: NDArray[np.bool_],
+    unsure: NDArray[np.bool_] | None = None,
 ) -> Placement:
     """Search place, ink, size, angle and opacity of the logo, outside the region.
 
@@ -124,6 +136,8 @@ def place_logo(
         judge: the ensemble; not asked by presets that do not search.
         clean: ``(N, C, h, w)`` float32 in [0, 1], the image on its canonical grid.
         region: ``(N, h, w)`` bool, cells that neither ink nor footprint may touch.
+        unsure: ``(N,)`` bool, slices on which the lesion may as well lie outside the region: the logo keeps out of the
+            middle, and stands where there is least to see. Default: none.
 
     Returns:
         The logo blended in; without a logo if none is wanted or none fits.
@@ -138,14 +152,18 @@ def place_logo(
         return nothing
     preset = options.strength
     angles = _ANGLES if preset.search else (0,)  # the others would be drawn for nothing
-    drawings = _drawings(draw_logo(options.logo, options.text), preset.logo_area, h, w, angles)
+    upright = draw_logo(options.logo, options.text)
+    drawings = _drawings(upright, preset.logo_area, h, w, angles)
     if not drawings:
         _log.warning("the image is too small for a logo: only the perturbation is applied")
         return nothing
+    quiet = np.zeros(slices, bool) if unsure is None else unsure
+    closed = region | (quiet[:, None, None] & middle(h, w))
     search = _Search(
-        judge if preset.search else None, clean, region, _inks(image), preset.opacity, inkable_share(image, h, w)
+        judge if preset.search else None, clean, closed, _inks(image), preset.opacity, quiet, inkable_share(image, h, w)
     )
-    alpha, positions, ink = search.places(drawings)
+    tight = _drawings(upright, preset.logo_area, h, w, (0, 90), _TIGHT_AREAS)
+    alpha, positions, ink = search.places([*drawings[:2], *sorted(tight, key=lambda drawing: -drawing.size)])
     without = int((positions[:, 0] < 0).sum())
     if without:
         _log.warning("%d of %d slices have no room for the logo outside the region", without, slices)
@@ -207,7 +225,12 @@ def _ink_level(image: StoredImage, window: Window, bright: bool) -> tuple[float,
 
 
 def _drawings(
-    upright: NDArray[np.uint8], area: float, h: int, w: int, angles: tuple[int, ...] = _ANGLES
+    upright: NDArray[np.uint8],
+    area: float,
+    h: int,
+    w: int,
+    angles: tuple[int, ...] = _ANGLES,
+    areas: tuple[float, ...] = _AREAS,
 ) -> list[NDArray[np.uint8]]:
     """The drawing in all sizes and angles that fit the image, those upright first, the middle size before all.
 
@@ -218,12 +241,12 @@ def _drawings(
         return []
     aspect = upright.shape[1] / upright.shape[0]
     if len(angles) > 1 and aspect >= _LONG:
-        angles = (*angles, 90)
+        angles = tuple(dict.fromkeys((*angles, 90)))
     sources = {angle: _turned(upright, angle) for angle in angles}
     found: dict[tuple[int, tuple[int, ...]], NDArray[np.uint8]] = {}
     for angle, source in sources.items():
         across, along = (h, w) if angle != 90 else (w, h)
-        for factor in _AREAS:
+        for factor in areas:
             tall = min(np.sqrt(factor * area * h * w / aspect), 0.5 * across, 0.9 * along / aspect)
             shrink = tall / upright.shape[0]
             size = max(1, round(source.shape[0] * shrink)), max(1, round(source.shape[1] * shrink))
@@ -253,6 +276,7 @@ class _Search:
         region: ``(N, h, w)``, not to be touched.
         inks: candidates.
         opacity: of the preset.
+        quiet: ``(N,)`` bool, slices on which places with the least content are tried instead of those with most tissue.
         inkable: ``(N, h, w)``, share of the samples of a cell that ink can move; ``None``: all of them.
     """
 
@@ -261,22 +285,20 @@ class _Search:
     region: NDArray[np.bool_]
     inks: tuple[_Ink, ...]
     opacity: float
+    quiet: NDArray[np.bool_]
     inkable: NDArray[np.float32] | None = None
 
     def places(self, drawings: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], NDArray[np.int32], _Ink]:
-        """Upright drawing that has room, its most misleading place on each slice ``(N, 2)``, and the ink.
+        """First drawing that has room, its most misleading place on each slice ``(N, 2)``, and the ink.
 
         In a long stack only some slices are searched. The others take over from the one before as long as their own
         region allows it, which also keeps the logo from jumping about while a reader scrolls.
         """
         slices = len(self.clean)
         positions = np.full((slices, 2), -1, np.int32)
-        for alpha in (drawings[0], min(drawings, key=lambda drawing: drawing.size)):
-            free = [self.free(n, alpha) for n in range(slices)]
-            bearing = [n for n in range(slices) if free[n]]
-            if bearing:
-                break
-        else:
+        alpha, free = self.roomy(drawings)
+        bearing = [n for n in range(slices) if free[n]]
+        if not bearing:
             return alpha, positions, self.inks[0]
         searched = bearing[:: -(-len(bearing) // _SEARCHED)]
         found = {n: self.best(n, alpha, free[n], self.inks) for n in searched}
@@ -291,10 +313,23 @@ class _Search:
                 positions[n] = (known if ink in known else self.best(n, alpha, free[n], (ink,)))[ink][1]
         return alpha, positions, ink
 
+    def roomy(self, drawings: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], list[list[_Place]]]:
+        """First of the drawings that has room on nearly all slices that any has room on, and its places on each."""
+        slices = range(len(self.clean))
+        least: int | None = None
+        for alpha in drawings:
+            free = [self.free(n, alpha) for n in slices]
+            count = sum(map(bool, free))
+            if count < len(slices) and least is None:
+                least = sum(bool(self.free(n, drawings[-1])) for n in slices)
+            if count == len(slices) or (count and count >= _ENOUGH_SLICES * (least or 0)):
+                break
+        return alpha, free
+
     def free(self, n: int, alpha: NDArray[np.uint8]) -> list[_Place]:
-        """Places on a slice where ink and footprint miss the region, those with most tissue first."""
-        gray = self.clean[n].mean(0)
-        (h, w), (lh, lw) = gray.shape, alpha.shape
+        """Places on a slice where ink and footprint miss the region, with most tissue, or least content, first."""
+        ground = content(self.clean[n]) if self.quiet[n] else -self.clean[n].mean(0)
+        (h, w), (lh, lw) = ground.shape, alpha.shape
         spread = _spread_ink(alpha)
         rows, columns = (_room(side, size) for side, size in ((h, lh), (w, lw)))
         tops = np.unique(np.linspace(*rows, 13).astype(int))
@@ -306,7 +341,7 @@ class _Search:
         # Most places are so far away from the region that their ink need not be looked at.
         near = _box_counts(self.region[n], above, below, before, after) > 0
         found = [
-            (-float(gray[above[i] : below[i], before[j] : after[j]].mean()), top, left)
+            (float(ground[above[i] : below[i], before[j] : after[j]].mean()), top, left)
             for i, top in enumerate(tops.tolist())
             for j, left in enumerate(lefts.tolist())
             if not near[i, j] or self.misses(n, spread, (top, left))
@@ -324,11 +359,12 @@ class _Search:
         self, n: int, alpha: NDArray[np.uint8], free: list[_Place], inks: Sequence[_Ink]
     ) -> dict[_Ink, tuple[float, _Place]]:
         """Effect and place of each ink that can be read somewhere on a slice; of those that can best, if none can."""
-        places = _apart(free, alpha.shape, _PLACES)
+        places = _apart(free, alpha.shape, _QUIET_PLACES if self.quiet[n] else _PLACES)
         contrasts = {(at, ink): self.contrast(n, alpha, at, ink) for at in places for ink in inks}
         enough = min(_LEGIBLE, 0.5 * max(contrasts.values()))
         tried = [key for key, contrast in contrasts.items() if contrast >= enough]
-        effects = [contrasts[key] for key in tried]
+        # Nobody judges: what is read best, but near the border what comes first.
+        effects = [contrasts[key] - (places.index(key[0]) if self.quiet[n] else 0) for key in tried]
         if self.judge is not None:
             candidates = np.stack([self.blend(n, alpha, at, ink, self.opacity) for at, ink in tried])
             effects = self.judge.effect(candidates, self.clean[n : n + 1]).tolist()
