@@ -330,6 +330,7 @@ def make_protected(
     overwrite: bool = False,
     measure: bool = False,
     name: str | None = None,
+    series_secret: bytes | None = None,
 ) -> Made:
     """Protect one file in memory.
 
@@ -347,6 +348,7 @@ def make_protected(
         overwrite: replace existing outputs.
         measure: compare the protected image with its source.
         name: of the protected file, where it may not be the one above.
+        series_secret: keeps derived DICOM series together; see :func:`~monai_miadmark.pipeline.protect_bytes`.
 
     Raises:
         MIADMarkError: the image cannot be protected.
@@ -371,6 +373,7 @@ def make_protected(
         signer=signer,
         sidecar=record == "sidecar",
         certificates=certificates,
+        series_secret=series_secret,
     )
     path = folder / safe_name(name or result.name)
     _check_apart(path, src)

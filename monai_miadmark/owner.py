@@ -21,7 +21,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from monai_miadmark.atomic import atomic_write, make_folders
 
-__all__ = ["OwnerKeyError", "owner_key", "owner_key_path"]
+__all__ = ["SERIES_PURPOSE", "OwnerKeyError", "owner_key", "owner_key_path"]
+
+SERIES_PURPOSE = "series uid"
+"""What :func:`owner_key` is asked for to derive Series Instance UIDs."""
 
 _HEAD = "miadmark owner key 1\n"
 _SECRET_BYTES = 32

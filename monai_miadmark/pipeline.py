@@ -22,11 +22,13 @@ from monai_miadmark.exact import apply_mark
 from monai_miadmark.formats import carrier_for, carrier_named
 from monai_miadmark.formats.base import Carrier, OpenedSource, ProtectedFile
 from monai_miadmark.formats.dicom import DicomCarrier
+from monai_miadmark.formats.dicom_derivation import UidSecrets
 from monai_miadmark.formats.dicom_ps315 import check_certificates
 from monai_miadmark.formats.label_maps import looks_like_labels
 from monai_miadmark.image import StoredImage, pixel_digest
 from monai_miadmark.marking import Marker, check_region, make_mark
 from monai_miadmark.options import ProtectOptions
+from monai_miadmark.owner import SERIES_PURPOSE, owner_key
 from monai_miadmark.record import RecoveryRecord, check_shell
 from monai_miadmark.shell import SourceShell
 from monai_miadmark.signatures import Signer, Verifier
@@ -147,6 +149,7 @@ def protect_bytes(
     signer: Signer | None = None,
     sidecar: bool = False,
     certificates: Sequence[x509.Certificate] = (),
+    series_secret: bytes | None = None,
 ) -> ProtectedBytes:
     """Protect a whole file and prove in memory that it can be restored before giving it out.
 
@@ -160,11 +163,14 @@ def protect_bytes(
         sidecar: keep the envelope out of the file.
         certificates: X.509 certificates with RSA keys, for whose holders DICOM files get the original attributes once
             more in the standard's own envelope (PS3.15 E.1.1); see :meth:`DicomCarrier.carry`.
+        series_secret: DICOM objects of one series that are protected with the same one (32 bytes) stay one series;
+            default: that of the user, see ``owner``.
 
     Raises:
         UnsupportedImageError: the file is of a kind that cannot be restored exactly, or there are certificates and it
             is not DICOM.
-        ValueError: no recipient, a certificate that cannot be encrypted for, or a region mask that does not fit.
+        ValueError: no recipient, a certificate that cannot be encrypted for, a region mask that does not fit, or an
+            owner's secret that cannot be trusted.
     """
     carrier = carrier_for(data, name)
     if certificates and not isinstance(carrier, DicomCarrier):
@@ -180,7 +186,10 @@ def protect_bytes(
         opened.image, recipients, marker, options, opened.shell, carrier.file_digest(data)
     )
     envelope = seal.seal(record, recipients, digest, key, signer)
-    protected = _carried(carrier, data, opened, values, None if sidecar else envelope, certificates)
+    # Each object has a content key of its own, which nobody but its recipients knows, and hence a UID of its own.
+    instance = HKDF(hashes.SHA256(), 32, None, b"miadmark instance uid 1").derive(key)
+    secrets = UidSecrets(instance, owner_key(SERIES_PURPOSE) if series_secret is None else series_secret)
+    protected = _carried(carrier, data, opened, values, None if sidecar else envelope, certificates, secrets)
     written = carrier_for(protected, name).open_protected(protected)
     if not _same_samples(written.values, values) or written.envelope != (None if sidecar else envelope):
         raise UnsupportedImageError(f"the {carrier.name} file would not keep the protected samples and their record")
@@ -384,10 +393,11 @@ def _carried(
     values: NDArray[Any],
     envelope: bytes | None,
     certificates: Sequence[x509.Certificate],
+    secrets: UidSecrets | None = None,
 ) -> bytes:
-    """The protected file; certificates are for DICOM only."""
+    """The protected file; certificates and secrets of UIDs are for DICOM only."""
     if isinstance(carrier, DicomCarrier):
-        return carrier.carry(data, opened, values, envelope, certificates)
+        return carrier.carry(data, opened, values, envelope, certificates, secrets)
     return carrier.carry(data, opened, values, envelope)
 
 

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -24,6 +25,7 @@ from monai_miadmark.errors import LabelMapError, MIADMarkError, WrongKeyError
 from monai_miadmark.files import Made, Stamp, Where
 from monai_miadmark.marking import Marker, Specialist
 from monai_miadmark.options import ProtectOptions
+from monai_miadmark.owner import SERIES_PURPOSE, owner_key
 from monai_miadmark.passphrases import salt_of
 from monai_miadmark.seal import inspect_envelope, open_envelope
 
@@ -216,6 +218,8 @@ class ProtectTask:
         overwrite: replace existing outputs.
         copy_label_maps: put segmentations and masks into the output folder as they are, instead of refusing them.
         load: gives the marker; a function of some module, so that it pickles.
+        series_secret: keeps derived DICOM series together, in all processes and on all machines that work on the task;
+            default: that of the user.
     """
 
     recipients: tuple[Path, ...]
@@ -229,6 +233,7 @@ class ProtectTask:
     overwrite: bool = False
     copy_label_maps: bool = False
     load: Callable[[], Marker] = default_marker
+    series_secret: bytes = field(default_factory=partial(owner_key, SERIES_PURPOSE), repr=False)
 
     verb = "protect"
 
@@ -304,6 +309,7 @@ class ProtectTask:
                 overwrite=self.overwrite,
                 measure=True,
                 name=job.name,
+                series_secret=self.series_secret,
             )
 
         return work

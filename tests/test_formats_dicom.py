@@ -23,7 +23,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from monai_miadmark.errors import MIADMarkError, NotProtectedError, TamperedError, UnsupportedImageError
 from monai_miadmark.formats import carrier_for, carrier_named
 from monai_miadmark.formats.dicom import PRIVATE_CREATOR, PRIVATE_GROUP, DicomCarrier
-from monai_miadmark.formats.dicom_derivation import derived_uid
+from monai_miadmark.formats.dicom_derivation import UidSecrets, derived_uid
 from monai_miadmark.shell import CARRIED_FILE
 
 ROOT = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -181,7 +181,9 @@ def test_every_file_of_pydicom(name: str) -> None:
     if name in CARRIED:
         assert found == CARRIED[name] and opened.shell.blobs == {CARRIED_FILE: data}
     values = moved(opened.image.values)
-    protected = carrier.carry(data, opened, values, ENVELOPE)
+    assert isinstance(carrier, DicomCarrier)
+    secrets = UidSecrets()
+    protected = carrier.carry(data, opened, values, ENVELOPE, secrets=secrets)
     again = carrier.open_protected(protected)
     assert again.envelope == ENVELOPE and again.marked
     assert np.array_equal(again.values, values) and again.values.dtype == values.dtype
@@ -189,7 +191,7 @@ def test_every_file_of_pydicom(name: str) -> None:
     assert opened.shell.name == Path(name).name and carrier.output_name(name) == Path(name).name
     assert read(protected).ImageType[0] == "DERIVED"
     # The same again: nothing depends on the clock.
-    assert carrier.carry(data, opened, values, ENVELOPE) == protected
+    assert carrier.carry(data, opened, values, ENVELOPE, secrets=secrets) == protected
     with pytest.raises(UnsupportedImageError, match="protected already"):
         carrier.open_source(protected, name)
 
@@ -285,12 +287,34 @@ def test_what_the_source_had_is_kept_or_brought_up_to_date() -> None:
     assert CARRIER.rebuild(opened.shell, opened.image.values) == data
 
 
-def test_uids_follow_from_the_source_only() -> None:
-    first, second = read(protect(made(GRADIENT))), read(protect(made(GRADIENT + np.uint16(1))))
-    assert first.SOPInstanceUID != second.SOPInstanceUID
-    assert first.SeriesInstanceUID == second.SeriesInstanceUID
-    assert derived_uid(b"a", b"bc") != derived_uid(b"ab", b"c")
-    assert derived_uid(b"a") == "2.25.157761802095601938508956488783835788283"
+def test_uids_follow_from_source_and_secret() -> None:
+    """Objects of a series stay together under one secret; without it, no guess at a source can be confirmed."""
+    series, sources = bytes(32), (made(GRADIENT), made(GRADIENT + np.uint16(1)), made(GRADIENT))
+    opened = [CARRIER.open_source(data, "a.dcm") for data in sources]
+
+    def protected(index: int, secrets: UidSecrets | None = None) -> Dataset:
+        source = opened[index]
+        return read(CARRIER.carry(sources[index], source, moved(source.image.values), ENVELOPE, secrets=secrets))
+
+    objects = [protected(index, UidSecrets(series=series)) for index in range(3)]
+    assert len({each.SOPInstanceUID for each in objects}) == 3
+    assert len({each.SeriesInstanceUID for each in objects}) == 1
+    alone = [protected(0), protected(0)]
+    assert len({str(each[name].value) for each in alone for name in ("SOPInstanceUID", "SeriesInstanceUID")}) == 4
+    fixed = [protected(0, UidSecrets(bytes(32), bytes(32))) for _ in range(2)]
+    assert fixed[0].SOPInstanceUID == fixed[1].SOPInstanceUID
+    assert derived_uid(bytes(32), b"a", b"bc") != derived_uid(bytes(32), b"ab", b"c")
+    assert derived_uid(b"key", b"a") == "2.25.141822748864360012436434336668632520074"
+
+
+def test_objects_without_a_series_have_no_oracle_either() -> None:
+    data = made(GRADIENT, SeriesInstanceUID="")
+    source = CARRIER.open_source(data, "a.dcm")
+    first, second = (
+        read(CARRIER.carry(data, source, source.image.values, ENVELOPE, secrets=UidSecrets(series=bytes(32))))
+        for _ in range(2)
+    )
+    assert first.SeriesInstanceUID != second.SeriesInstanceUID
 
 
 def test_enhanced_objects_declare_it_in_their_functional_groups() -> None:

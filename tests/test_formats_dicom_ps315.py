@@ -31,6 +31,7 @@ from test_formats_dicom_decoding import written
 from test_formats_dicom_interop import messages, tool
 
 from monai_miadmark import cli
+from monai_miadmark.commands import jobs
 from monai_miadmark.errors import UnsupportedImageError
 from monai_miadmark.formats import dicom_ps315
 from monai_miadmark.formats.dicom import DicomCarrier
@@ -199,7 +200,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clinic: Holder, o
     marker.load_marker = doubles.load_marker  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "monai_miadmark.marker", marker)
     monkeypatch.setitem(PRESETS, "standard", doubles.BLUNT)
-    monkeypatch.setattr(cli, "usable_cores", lambda: 1)
+    monkeypatch.setattr(jobs, "usable_cores", lambda: 1)
     monkeypatch.chdir(tmp_path)
     assert cli.main(["keygen", "alice", "--kem", "x25519"]) == 0
     for name, who in (("clinic", clinic), ("other", other)):

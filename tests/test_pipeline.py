@@ -302,6 +302,22 @@ class TestTampering:
             remove_bytes(file, [alice])
 
 
+def test_derived_uids_tell_nothing_of_their_source(alice: HpkeIdentity) -> None:
+    """Each protected object has a UID of its own; files of one series stay one, in several jobs of one owner."""
+    first, neighbour, written = samples.ct(), pydicom.dcmread(io.BytesIO(samples.ct())), io.BytesIO()
+    series = str(neighbour.SeriesInstanceUID)
+    neighbour.SOPInstanceUID = neighbour.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    neighbour.save_as(written)
+    second = written.getvalue()
+    made = [
+        pydicom.dcmread(io.BytesIO(protect_bytes(data, "ct.dcm", [alice.recipient], NoiseMarker(), FAST, **more).data))
+        for data, more in ((first, {}), (second, {}), (first, {}), (first, {"series_secret": bytes(32)}))
+    ]
+    assert len({each.SOPInstanceUID for each in made}) == 4
+    assert made[0].SeriesInstanceUID == made[1].SeriesInstanceUID == made[2].SeriesInstanceUID
+    assert made[3].SeriesInstanceUID not in (series, made[0].SeriesInstanceUID)
+
+
 class TestGrantAndRevoke:
     def test_without_the_original(
         self, name: str, protected: ProtectedBytes, alice: HpkeIdentity, bob: HpkeIdentity, signer: Signer

@@ -23,6 +23,7 @@ from monai_miadmark.locking import LockedError
 from monai_miadmark.logo import BUILT_IN_LOGOS, draw_logo
 from monai_miadmark.manifest import ManifestError
 from monai_miadmark.options import ProtectOptions
+from monai_miadmark.owner import SERIES_PURPOSE, OwnerKeyError, owner_key
 from monai_miadmark.sidecars import find_sidecars
 from monai_miadmark.stores import RemotePath
 from monai_miadmark.tasks import ProtectTask, RemoveTask, ResealTask, Task, UnfitError, carries_secret
@@ -55,6 +56,10 @@ def protect_task(options: Namespace) -> ProtectTask:
         )
     _check_certificates(options.ps315)
     choices, mask = protect_options(options)
+    try:
+        series_secret = owner_key(SERIES_PURPOSE)
+    except OwnerKeyError as error:
+        raise UsageError(shown(error), "it keeps derived series together and authenticates manifests") from error
     return ProtectTask(
         recipients=tuple(options.recipient),
         options=choices,
@@ -66,6 +71,7 @@ def protect_task(options: Namespace) -> ProtectTask:
         ps315=tuple(options.ps315),
         overwrite=options.overwrite,
         copy_label_maps=options.label_maps == "copy",
+        series_secret=series_secret,
     )
 
 

@@ -35,7 +35,7 @@ from monai_miadmark.formats.base import (
     unpack_block,
 )
 from monai_miadmark.formats.dicom_decoding import PIXEL_DATA, decode, lossy_method
-from monai_miadmark.formats.dicom_derivation import declare_derived
+from monai_miadmark.formats.dicom_derivation import UidSecrets, declare_derived
 from monai_miadmark.formats.dicom_native import make_native
 from monai_miadmark.formats.dicom_pixels import (
     PixelDescription,
@@ -289,6 +289,7 @@ class DicomCarrier:
         values: NDArray[Any],
         envelope: bytes | None,
         certificates: Sequence[x509.Certificate] = (),
+        secrets: UidSecrets | None = None,
     ) -> bytes:
         """See :class:`~monai_miadmark.formats.base.Carrier`.
 
@@ -296,7 +297,7 @@ class DicomCarrier:
         envelope, see :func:`~monai_miadmark.formats.dicom_ps315.add_encrypted_attributes`; that about doubles the file.
         ``ValueError`` for a certificate that cannot be encrypted for.
 
-        The object becomes a derived image with new instance and series UIDs, see
+        The object becomes a derived image with new instance and series UIDs (by ``secrets``, else by fresh ones), see
         :func:`~monai_miadmark.formats.dicom_derivation.declare_derived`; where the source file is carried, an
         uncompressed one, see :func:`~monai_miadmark.formats.dicom_native.make_native`.
         """
@@ -304,7 +305,7 @@ class DicomCarrier:
         check_certificates(certificates)
         try:
             with quiet():
-                data_set = self._derived(data, opened, values)
+                data_set = self._derived(data, opened, values, secrets or UidSecrets())
                 if certificates:
                     add_encrypted_attributes(data_set, read(data), certificates)
                 block = data_set.private_block(PRIVATE_GROUP, PRIVATE_CREATOR, create=True)
@@ -324,21 +325,21 @@ class DicomCarrier:
             raise UnsupportedImageError("the protected DICOM file does not read back as it was written")
         return written
 
-    def _derived(self, data: bytes, opened: OpenedSource, values: NDArray[Any]) -> Dataset:
+    def _derived(self, data: bytes, opened: OpenedSource, values: NDArray[Any], secrets: UidSecrets) -> Dataset:
         """The protected data set without its record."""
         source = read(data)
         data_set, description = source.data_set, _describe(source)
         # All that is taken from the source's pixel data comes first: they are replaced below.
         if CARRIED_FILE in opened.shell.blobs:
             lossy = lossy_method(source, description)
-            declare_derived(data_set, hashlib.sha256(data).digest(), values)
+            declare_derived(data_set, hashlib.sha256(data).digest(), values, secrets)
             make_native(data_set, values, source.syntax, lossy)
             return data_set
         found = _located(source, description)
         if found is None:
             raise TamperedError("the samples are not where they were")
         layout, start, length = found
-        declare_derived(data_set, hashlib.sha256(data).digest(), values)
+        declare_derived(data_set, hashlib.sha256(data).digest(), values, secrets)
         tag = _FLOAT_PIXEL_DATA if description.dtype == "float32" else PIXEL_DATA
         data_set[tag].value = layout.encode(values) + data[start + layout.nbytes : start + length]
         return data_set

@@ -8,8 +8,10 @@ Sources: PS3.3 C.7.6.1.1.2 (Image Type), C.12.4.1 (derivation), C.7.6.16.2.6 (en
 
 from __future__ import annotations
 
-import hashlib
+import hmac
+import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from pydicom.uid import UID
 from monai_miadmark import __version__
 from monai_miadmark.errors import UnsupportedImageError
 
-__all__ = ["SERIES_PREFIX", "declare_derived", "derived_uid"]
+__all__ = ["SERIES_PREFIX", "UidSecrets", "declare_derived", "derived_uid"]
 
 SERIES_PREFIX = "MIAD-MARK protected: "
 _DESCRIPTION = (
@@ -49,9 +51,30 @@ _DERIVED_CONTRAST = {
 }
 
 
-def derived_uid(*parts: bytes) -> str:
-    """A UID below 2.25 from SHA-256 over the parts, each with its length: the same input gives the same UID."""
-    digest = hashlib.sha256(b"miadmark uid 1\0")
+def _drawn() -> bytes:
+    """A fresh secret."""
+    return os.urandom(32)
+
+
+@dataclass(frozen=True, repr=False)
+class UidSecrets:
+    """Keys (32 bytes) of derived UIDs. Without them, nobody can tell from a UID what it was derived from.
+
+    Attributes:
+        instance: of SOP Instance UIDs; belongs to one protected object.
+        series: of Series Instance UIDs; the same for all objects whose series are to stay together.
+    """
+
+    instance: bytes = field(default_factory=_drawn)
+    series: bytes = field(default_factory=_drawn)
+
+
+def derived_uid(secret: bytes, *parts: bytes) -> str:
+    """A UID below 2.25 from HMAC-SHA256 under a secret over the parts, each with its length.
+
+    The same secret and parts give the same UID. Without a secret, whoever sees the UID could confirm a guess at them.
+    """
+    digest = hmac.new(secret, b"miadmark uid 2\0", "sha256")
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
     number = int.from_bytes(digest.digest()[:16], "big")
@@ -61,13 +84,14 @@ def derived_uid(*parts: bytes) -> str:
     return f"2.25.{number}"
 
 
-def declare_derived(data_set: Dataset, file_digest: bytes, values: NDArray[Any]) -> None:
+def declare_derived(data_set: Dataset, file_digest: bytes, values: NDArray[Any], secrets: UidSecrets) -> None:
     """Turn a data set in place into that of an image derived from it.
 
     Args:
         data_set: of the source; pixel data and private block are left to the caller.
-        file_digest: SHA-256 of the source file, so that the new UID is the same on every run.
+        file_digest: SHA-256 of the source file.
         values: ``(N, H, W, C)`` protected samples, for the extrema.
+        secrets: keys of the new UIDs.
 
     Raises:
         UnsupportedImageError: the source has no SOP Class or Instance UID that could be referenced.
@@ -79,10 +103,13 @@ def declare_derived(data_set: Dataset, file_digest: bytes, values: NDArray[Any])
     # Enhanced IODs have no General Reference module: there the functional groups say it, and only they.
     if not _declare_in_frames(data_set, sop_class, instance):
         _declare_derivation(data_set, sop_class, instance)
-    data_set.SOPInstanceUID = derived_uid(b"instance", instance.encode(), file_digest)
+    data_set.SOPInstanceUID = derived_uid(secrets.instance, b"instance", instance.encode(), file_digest)
     data_set.file_meta.MediaStorageSOPInstanceUID = UID(data_set.SOPInstanceUID)
     series = str(data_set.get("SeriesInstanceUID", "") or "")
-    data_set.SeriesInstanceUID = derived_uid(b"series", series.encode() or file_digest)
+    if series:
+        data_set.SeriesInstanceUID = derived_uid(secrets.series, b"series", series.encode())
+    else:
+        data_set.SeriesInstanceUID = derived_uid(secrets.instance, b"series", file_digest)
     _declare_series(data_set)
     _declare_equipment(data_set)
     _update_extrema(data_set, values)

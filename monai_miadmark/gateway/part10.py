@@ -46,8 +46,8 @@ def valid_uid(text: str) -> bool:
 def file_head(identity: ObjectIdentity, generation: int = 1) -> bytes:
     """Preamble and file meta information, to be followed by the data set.
 
-    The same for the same object, whenever and from whomever it comes: the UID of the protected object follows from the
-    file's digest. Only ``generation`` (from 1) makes another file, and hence another UID, of one data set.
+    The same for the same object, whenever and from whomever it comes; only ``generation`` (from 1) makes another file
+    of one data set.
     """
     elements = b"".join(
         (
