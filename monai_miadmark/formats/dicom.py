@@ -35,7 +35,8 @@ from monai_miadmark.formats.base import (
     unpack_block,
 )
 from monai_miadmark.formats.dicom_decoding import PIXEL_DATA, decode, lossy_method
-from monai_miadmark.formats.dicom_derivation import UidSecrets, declare_derived
+from monai_miadmark.formats.dicom_derivation import UidSecrets, complete_head, declare_derived
+from monai_miadmark.formats.dicom_mending import looks_like_dicom, mend_elements
 from monai_miadmark.formats.dicom_native import make_native
 from monai_miadmark.formats.dicom_pixels import (
     PixelDescription,
@@ -157,7 +158,7 @@ def _samples(source: Source) -> _Samples:
         return _Samples(decoded.values, decoded.bits_stored, None)
     layout, start, _ = found
     values = layout.decode(memoryview(source.body)[start : start + layout.nbytes])
-    return _Samples(values, description.stored, None if source.deflated else (layout, start))
+    return _Samples(values, description.stored, None if source.deflated or source.mended else (layout, start))
 
 
 def _record_tags(data_set: Dataset) -> list[int]:
@@ -241,7 +242,7 @@ class DicomCarrier:
 
     def matches(self, data: bytes) -> bool:
         """See :class:`~monai_miadmark.formats.base.Carrier`."""
-        return data[128:132] == b"DICM"
+        return looks_like_dicom(data)
 
     @quiet()
     def open_source(self, data: bytes, name: str) -> OpenedSource:
@@ -312,9 +313,7 @@ class DicomCarrier:
                 packed = pack_block(envelope)
                 block.add_new(RECORD_ELEMENT, "OB", packed + bytes(len(packed) % 2))
                 check_nesting(data_set)
-                buffer = io.BytesIO()
-                data_set.save_as(buffer)
-            written = buffer.getvalue()
+                written = _written(data_set)
             again = self.open_protected(written)
         except UnsupportedImageError:
             raise
@@ -329,6 +328,7 @@ class DicomCarrier:
         """The protected data set without its record."""
         source = read(data)
         data_set, description = source.data_set, _describe(source)
+        complete_head(data_set, source.syntax)
         # All that is taken from the source's pixel data comes first: they are replaced below.
         if CARRIED_FILE in opened.shell.blobs:
             lossy = lossy_method(source, description)
@@ -355,6 +355,8 @@ class DicomCarrier:
     def _parsed(self, data: bytes) -> ProtectedFile:
         """As :meth:`open_protected`, of any file."""
         source = read(data)
+        if source.mended and _record_tags(source.data_set):
+            source = read(data, mend=False)  # we write nothing that has to be mended: somebody changed it
         marked = False
         try:
             found = _record(source.data_set)
@@ -399,6 +401,18 @@ class DicomCarrier:
     def file_digest(self, data: bytes) -> bytes:
         """SHA-256 of the file."""
         return file_digest(data)
+
+
+def _written(data_set: Dataset) -> bytes:
+    """The file of a data set; elements that pydicom reads but cannot write are mended."""
+    buffer = io.BytesIO()
+    try:
+        data_set.save_as(buffer)
+    except Exception:  # the writer raises nearly anything
+        mend_elements(data_set)
+        buffer = io.BytesIO()
+        data_set.save_as(buffer)
+    return buffer.getvalue()
 
 
 def _bits(values: NDArray[Any]) -> NDArray[Any]:

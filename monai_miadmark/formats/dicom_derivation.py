@@ -16,20 +16,23 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
 from monai_miadmark import __version__
-from monai_miadmark.errors import UnsupportedImageError
 
-__all__ = ["SERIES_PREFIX", "UidSecrets", "declare_derived", "derived_uid"]
+__all__ = ["SERIES_PREFIX", "UNKNOWN_INSTANCE", "UidSecrets", "complete_head", "declare_derived", "derived_uid"]
 
 SERIES_PREFIX = "MIAD-MARK protected: "
 _DESCRIPTION = (
     "MIAD-MARK: a removable adversarial watermark was added to the pixels; "
     "authorized recipients can restore the original object"
 )
+UNKNOWN_INSTANCE = "2.25.0"
+"""Stands for the SOP Instance UID of a source that has none."""
+
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _SIGNATURES = (0xFFFAFFFA, 0x4FFE0001)
 _TRAILING_PADDING = 0xFFFCFFFC
 """Means nothing, and where it is the last element a cut inside the file's end would go unnoticed."""
@@ -92,13 +95,8 @@ def declare_derived(data_set: Dataset, file_digest: bytes, values: NDArray[Any],
         file_digest: SHA-256 of the source file.
         values: ``(N, H, W, C)`` protected samples, for the extrema.
         secrets: keys of the new UIDs.
-
-    Raises:
-        UnsupportedImageError: the source has no SOP Class or Instance UID that could be referenced.
     """
     sop_class, instance = (str(data_set.get(key, "") or "") for key in ("SOPClassUID", "SOPInstanceUID"))
-    if not sop_class or not instance:
-        raise UnsupportedImageError("DICOM without SOP Class and Instance UID is not supported")
     data_set.ImageType = _derived_type(data_set.get("ImageType", None), sop_class)
     # Enhanced IODs have no General Reference module: there the functional groups say it, and only they.
     if not _declare_in_frames(data_set, sop_class, instance):
@@ -119,6 +117,39 @@ def declare_derived(data_set: Dataset, file_digest: bytes, values: NDArray[Any],
     for keyword in (*_OUTDATED, *_OF_CREATION):
         if keyword in data_set:
             delattr(data_set, keyword)
+
+
+def complete_head(data_set: Dataset, syntax: str) -> None:
+    """Give a data set, in place, what every DICOM file has and some sources lack.
+
+    That is a preamble, file meta information, a SOP Class UID (that of the file meta information, else Secondary
+    Capture) and a SOP Instance UID: that of the file meta information, else none of the source's can be named, and the
+    derived object refers to no source.
+
+    Args:
+        data_set: of the source.
+        syntax: its transfer syntax UID.
+    """
+    if not getattr(data_set, "preamble", None):
+        data_set.preamble = bytes(128)
+    meta = getattr(data_set, "file_meta", None)
+    if meta is None:
+        meta = data_set.file_meta = FileMetaDataset()
+    if any(getattr(meta.get_item(tag), "VR", "") is None for tag in meta.keys()):
+        for _ in meta.iterall():  # in implicit VR, which the writer does not know here; reading looks VRs up
+            pass
+    for keyword, named, default in (
+        ("SOPClassUID", "MediaStorageSOPClassUID", _SECONDARY_CAPTURE),
+        ("SOPInstanceUID", "MediaStorageSOPInstanceUID", UNKNOWN_INSTANCE),
+    ):
+        if not str(data_set.get(keyword, "") or ""):
+            setattr(data_set, keyword, str(meta.get(named, "") or "") or default)
+        if not str(meta.get(named, "") or ""):
+            setattr(meta, named, UID(str(data_set.get(keyword))))
+    if not data_set.get("PhotometricInterpretation", None):
+        data_set.PhotometricInterpretation = "MONOCHROME2"  # of ACR-NEMA, no other file without it is opened
+    if not str(meta.get("TransferSyntaxUID", "") or ""):
+        meta.TransferSyntaxUID = UID(syntax)
 
 
 def _code(code: tuple[str, str]) -> Sequence:
@@ -157,7 +188,8 @@ def _declare_derivation(data_set: Dataset, sop_class: str, instance: str) -> Non
     # Earlier derivations (lossy compression, above all) stay true of the protected image.
     codes = list(data_set.get("DerivationCodeSequence", None) or [])
     data_set.DerivationCodeSequence = Sequence([*codes, *_code(_CODE_ADDITION)])
-    data_set.SourceImageSequence = _source(sop_class, instance)
+    if instance != UNKNOWN_INSTANCE:
+        data_set.SourceImageSequence = _source(sop_class, instance)
 
 
 def _declare_in_frames(data_set: Dataset, sop_class: str, instance: str) -> bool:

@@ -102,6 +102,8 @@ def describe(data_set: Attributes) -> PixelDescription:
     """
     # Cut to the length of a CS: it goes into messages, and a damaged file may hold anything here.
     photometric = str(data_set.get("PhotometricInterpretation", "") or "")[:16]
+    if not photometric and str(data_set.get("RecognitionCode", "") or "").startswith("ACR-NEMA"):
+        photometric = "MONOCHROME2"  # ACR-NEMA has no other images, and so no such attribute
     if not photometric:
         raise UnsupportedImageError("DICOM without a photometric interpretation is not supported")
     samples = _integer(data_set, "SamplesPerPixel", 1)

@@ -21,6 +21,8 @@ from pydicom.dataset import Dataset
 
 from monai_miadmark.errors import MIADMarkError, TamperedError, UnsupportedImageError
 from monai_miadmark.formats.base import MAX_FILE_BYTES
+from monai_miadmark.formats.dicom_mending import begin_of, mended
+from monai_miadmark.formats.dicom_vrs import EXPLICIT, IMPLICIT, LONG_VRS, MAX_NESTING, UNDEFINED_LENGTH
 
 __all__ = [
     "BIG_ENDIAN",
@@ -37,21 +39,12 @@ __all__ = [
     "read",
 ]
 
-EXPLICIT = "1.2.840.10008.1.2.1"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
-NATIVE = frozenset(("1.2.840.10008.1.2", EXPLICIT, BIG_ENDIAN))
+NATIVE = frozenset((IMPLICIT, EXPLICIT, BIG_ENDIAN))
 """Transfer syntaxes whose samples lie in the file as they are."""
 
-UNDEFINED_LENGTH = 0xFFFFFFFF
-
-MAX_NESTING = 10
-"""Sequences in sequences that are written again; functional groups take five."""
-
-_HEAD = 132
 _SYNTAX_TAG = 0x00020010
-LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
-"""Value representations whose length takes four bytes."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +53,17 @@ class Source:
 
     Attributes:
         data_set: the data set; nothing in it was converted yet.
-        body: the bytes in which positions of ``data_set`` count: the file, or for a deflated one the inflated file.
-        syntax: transfer syntax UID of ``body``, empty where the file names none.
+        body: the bytes in which positions of ``data_set`` count: the file, or what it is once it is inflated or mended.
+        syntax: transfer syntax UID of ``body``; where the file names none, that in which it was read.
         deflated: whether the file is a deflated one.
+        mended: whether the file was mended, see :func:`~monai_miadmark.formats.dicom_mending.mended`.
     """
 
     data_set: Dataset
     body: bytes
     syntax: str
     deflated: bool
+    mended: bool = False
 
 
 _QUIET: ContextVar[bool] = ContextVar("_QUIET", default=False)
@@ -96,8 +91,12 @@ def quiet() -> Iterator[None]:
         _QUIET.reset(token)
 
 
-def read(data: bytes) -> Source:
-    """The data set of a whole file.
+def read(data: bytes, mend: bool = True) -> Source:
+    """The data set of a whole file, with or without its preamble.
+
+    Args:
+        data: the file.
+        mend: leave out what no parser should stumble over.
 
     Raises:
         TamperedError: cannot be parsed.
@@ -106,14 +105,27 @@ def read(data: bytes) -> Source:
     try:
         with quiet():
             # pydicom would inflate without any bound: a megabyte may hold a gigabyte.
-            body = _inflated(data)
-            data_set = pydicom.dcmread(io.BytesIO(data if body is None else body))
+            inflated = _inflated(data)
+            body = data if inflated is None else inflated
+            better = mended(body) if mend else None
+            body = body if better is None else better
+            data_set = pydicom.dcmread(io.BytesIO(body), force=begin_of(body) == 0)
             syntax = str(getattr(data_set, "file_meta", Dataset()).get("TransferSyntaxUID", "") or "")
     except MIADMarkError:
         raise
     except Exception as error:  # damaged files raise nearly anything; none may reach the caller raw
         raise TamperedError("the DICOM file cannot be parsed") from error
-    return Source(data_set, data if body is None else body, syntax, body is not None)
+    return Source(data_set, body, syntax or _found_syntax(data_set), inflated is not None, better is not None)
+
+
+def _found_syntax(data_set: Dataset) -> str:
+    """Transfer syntax in which a file was read that names none."""
+    implicit, little = getattr(data_set, "original_encoding", (None, None))
+    if implicit is None:  # pydicom 2
+        implicit, little = getattr(data_set, "is_implicit_VR", None), getattr(data_set, "is_little_endian", None)
+    if implicit is None or little is None:
+        return ""
+    return IMPLICIT if implicit else EXPLICIT if little else BIG_ENDIAN
 
 
 def raw_element(data_set: Dataset, tag: int) -> tuple[bytes, int, int] | None:
@@ -153,7 +165,7 @@ def check_nesting(data_set: Dataset) -> None:
 
 def _inflated(data: bytes) -> bytes | None:
     """The same file in Explicit VR Little Endian, or ``None`` where it is not a deflated one."""
-    at, syntax, where = _HEAD, b"", (0, 0)
+    at, syntax, where = begin_of(data), b"", (0, 0)
     while data[at : at + 2] == b"\x02\0" and len(data) - at >= 12:
         tag = struct.unpack_from("<H", data, at)[0] << 16 | struct.unpack_from("<H", data, at + 2)[0]
         long = data[at + 4 : at + 6] in LONG_VRS

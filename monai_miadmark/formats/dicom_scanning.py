@@ -14,18 +14,16 @@ import struct
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from monai_miadmark.formats.dicom_reading import EXPLICIT, LONG_VRS, MAX_NESTING, UNDEFINED_LENGTH
+from monai_miadmark.formats.dicom_vrs import EXPLICIT, IMPLICIT, LONG_VRS, MAX_NESTING, SHORT_VRS, UNDEFINED_LENGTH
 
-__all__ = ["Place", "ScannedFile", "scan"]
+__all__ = ["Place", "ScannedFile", "UnusualError", "after_item", "after_sequence", "scan"]
 
-_IMPLICIT = "1.2.840.10008.1.2"
 _BEGIN = 132
 _SYNTAX = 0x00020010
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _EXPLICIT_HEAD = struct.Struct("<HH2sH")
 _IMPLICIT_HEAD = struct.Struct("<HHI")
 _LENGTH = struct.Struct("<I")
-_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 _NUMBERS = {
     "SamplesPerPixel": 0x00280002,
     "PlanarConfiguration": 0x00280006,
@@ -52,7 +50,7 @@ class Place(NamedTuple):
     length: int
 
 
-class _UnusualError(Exception):
+class UnusualError(Exception):
     """Not plain."""
 
 
@@ -98,7 +96,7 @@ def scan(data: bytes) -> ScannedFile | None:
         at = _walk(data, _BEGIN, True, meta, 2)
         place = meta[_SYNTAX]
         syntax = data[place.start : place.start + place.length].rstrip(b"\0").decode("ascii")
-        if syntax not in (EXPLICIT, _IMPLICIT):
+        if syntax not in (EXPLICIT, IMPLICIT):
             return None
         places: dict[int, Place] = {}
         if _walk(data, at, syntax == EXPLICIT, places) != len(data):
@@ -106,7 +104,7 @@ def scan(data: bytes) -> ScannedFile | None:
         scanned = ScannedFile(data, places)
         _check_description(scanned)
         return scanned
-    except (_UnusualError, struct.error, KeyError, UnicodeDecodeError):
+    except (UnusualError, struct.error, KeyError, UnicodeDecodeError):
         return None
 
 
@@ -116,7 +114,7 @@ def _check_description(scanned: ScannedFile) -> None:
     for tag, kind, form in (*expected, (_FRAMES, b"IS", _DIGITS), (_PHOTOMETRIC, b"CS", _WORD)):
         place = scanned.places.get(tag)
         if place is not None and not (place.kind in (kind, b"") and form.fullmatch(scanned.value(place))):
-            raise _UnusualError
+            raise UnusualError
 
 
 def _walk(data: bytes, at: int, explicit: bool, places: dict[int, Place], group: int | None = None) -> int:
@@ -134,31 +132,36 @@ def _walk(data: bytes, at: int, explicit: bool, places: dict[int, Place], group:
             return at
         tag = first << 16 | second
         if tag <= last or first == 0xFFFE or (group is None and first <= 2):
-            raise _UnusualError
+            raise UnusualError
         if explicit:
             if kind in LONG_VRS:
                 (length,) = _LENGTH.unpack_from(data, at + 8)
                 start = at + 12
-            elif kind not in _SHORT_VRS:
-                raise _UnusualError
+            elif kind not in SHORT_VRS:
+                raise UnusualError
         if length == UNDEFINED_LENGTH:
             # In explicit VR only a sequence is read in one way: what UN holds is in implicit VR.
             if tag >= 0x7FE00000 or (explicit and kind != b"SQ"):
-                raise _UnusualError
-            at = _after_sequence(data, start, explicit, 1)
+                raise UnusualError
+            at = after_sequence(data, start, explicit, 1)
         else:
             at = start + length
         places[tag] = Place(kind, start, at - start)
         last = tag
     if at != end:
-        raise _UnusualError
+        raise UnusualError
     return at
 
 
-def _after_sequence(data: bytes, at: int, explicit: bool, depth: int) -> int:
-    """Where a sequence of undefined length ends; its items begin at ``at``."""
+def after_sequence(data: bytes, at: int, explicit: bool, depth: int) -> int:
+    """Where a sequence of undefined length ends; its items begin at ``at``.
+
+    Raises:
+        UnusualError: something else than items, or too deep.
+        struct.error: the file ends before.
+    """
     if depth > MAX_NESTING:
-        raise _UnusualError
+        raise UnusualError
     while True:
         first, second, length = _IMPLICIT_HEAD.unpack_from(data, at)
         tag = first << 16 | second
@@ -166,34 +169,34 @@ def _after_sequence(data: bytes, at: int, explicit: bool, depth: int) -> int:
         if tag == _SEQUENCE_END and length == 0:
             return at
         if tag != _ITEM:
-            raise _UnusualError
-        at = _after_item(data, at, explicit, depth) if length == UNDEFINED_LENGTH else at + length
+            raise UnusualError
+        at = after_item(data, at, explicit, depth) if length == UNDEFINED_LENGTH else at + length
 
 
-def _after_item(data: bytes, at: int, explicit: bool, depth: int) -> int:
-    """Where an item of undefined length ends."""
+def after_item(data: bytes, at: int, explicit: bool, depth: int) -> int:
+    """Where an item of undefined length ends; raises as :func:`after_sequence`."""
     while True:
         first, second, length = _IMPLICIT_HEAD.unpack_from(data, at)
         tag = first << 16 | second
         if tag == _ITEM_END:
             if length:
-                raise _UnusualError
+                raise UnusualError
             return at + 8
         if first == 0xFFFE:
-            raise _UnusualError
+            raise UnusualError
         start, kind = at + 8, b"SQ"
         if explicit:
             kind = data[at + 4 : at + 6]
             if kind in LONG_VRS:
                 (length,) = _LENGTH.unpack_from(data, at + 8)
                 start = at + 12
-            elif kind in _SHORT_VRS:
+            elif kind in SHORT_VRS:
                 length >>= 16
             else:
-                raise _UnusualError
+                raise UnusualError
         if length != UNDEFINED_LENGTH:
             at = start + length
         elif kind == b"SQ":
-            at = _after_sequence(data, start, explicit, depth + 1)
+            at = after_sequence(data, start, explicit, depth + 1)
         else:
-            raise _UnusualError
+            raise UnusualError
