@@ -7,6 +7,7 @@ __all__ = [
     "MIADMarkError",
     "NotProtectedError",
     "OutOfMemoryError",
+    "SidecarsDifferError",
     "SignatureError",
     "TamperedError",
     "UnsupportedImageError",
@@ -40,6 +41,10 @@ class WrongKeyError(MIADMarkError):
 
 class TamperedError(MIADMarkError):
     """Header, record or pixels are not what was protected (changed, truncated or of another file)."""
+
+
+class SidecarsDifferError(TamperedError):
+    """Several records fit the pixels and restore different files; the message names them."""
 
 
 class SignatureError(TamperedError):

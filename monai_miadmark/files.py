@@ -13,7 +13,6 @@ import contextlib
 import errno
 import hashlib
 import io
-import itertools
 import os
 import stat
 import warnings
@@ -37,7 +36,8 @@ from monai_miadmark.atomic import (
     sync_folder,
 )
 from monai_miadmark.closeness import Closeness, InkWatch, closeness
-from monai_miadmark.errors import MIADMarkError, UnsupportedImageError
+from monai_miadmark.errors import MIADMarkError, SidecarsDifferError, UnsupportedImageError
+from monai_miadmark.file_names import MAX_NAME_BYTES, safe_name
 from monai_miadmark.formats import carrier_for
 from monai_miadmark.image import pixel_digest
 from monai_miadmark.keys import KeyIdentity, Recipient, Signer, Verifier
@@ -84,9 +84,6 @@ __all__ = [
     "verify_file",
 ]
 
-_OWN_NAMES = ("miadmark-manifest.", ".miadmark")
-"""How the manifest and the lock of an output folder begin."""
-
 Where = Literal["inside", "sidecar", "both"]
 """Where the sealed record of a protected file goes: into the file, beside it, or both."""
 
@@ -97,9 +94,6 @@ _HEAD_BYTES = 65536
 """Enough of a file to tell its format, and the SOP Instance UID of a DICOM object."""
 
 _CHUNK_BYTES = 1 << 20
-
-_MAX_NAME_BYTES = 255
-"""Of a file's name, on every file system of today."""
 
 _SOP_INSTANCE_UID = 0x00080018
 
@@ -218,24 +212,7 @@ def sidecar_exists(path: Path) -> bool:
 
 def _is_too_long(path: Path) -> bool:
     """Whether file systems have no name of this length."""
-    return not isinstance(path, RemotePath) and len(os.fsencode(path.name)) > _MAX_NAME_BYTES
-
-
-def safe_name(name: str) -> str:
-    """A file name that came out of a record, if it is one.
-
-    A record is made by whoever protected the file, and that may be an attacker who knows our public key: the name must
-    not lead anywhere.
-
-    Raises:
-        ValueError: empty, a path, a parent folder, or with characters that no file name has.
-    """
-    if not name or name in (".", "..") or any(c in "/\\" or not c.isprintable() for c in name) or name[1:2] == ":":
-        raise ValueError("the record's file name is not a plain file name: refused")
-    # Folder jobs believe what such files say: one that a record brings could make them take a file for done.
-    if name.lower().startswith(_OWN_NAMES) or name.lower().endswith((SIDECAR_SUFFIX, TEMPORARY_SUFFIX)):
-        raise ValueError("the record's file name is one of those that this package gives its own files: refused")
-    return name
+    return not isinstance(path, RemotePath) and len(os.fsencode(path.name)) > MAX_NAME_BYTES
 
 
 @contextlib.contextmanager
@@ -506,7 +483,8 @@ def make_restored(
         folder: where the restored file is to go, under its source's name.
         identities: keys to try.
         require_signer: accept only what this custodian signed.
-        sidecars: by pixel digest (hex), where to look if the file has no record, inside or beside it.
+        sidecars: by pixel digest (hex), where else to look if the file has no record in it. All records that open must
+            restore the same.
         overwrite: replace an existing file.
 
     Raises:
@@ -515,30 +493,58 @@ def make_restored(
         ValueError: the record names a file that it must not name.
     """
     source = read_protected(src)
-
-    def restored(envelope: bytes | None) -> Made:
-        result = pipeline.remove_bytes(source.data, identities, envelope=envelope, require_signer=require_signer)
-        path = folder / safe_name(result.name)
-        _check_apart(path, src)
-        signature: Signature = "none" if require_signer is None else "demanded"
-        if require_signer is None and envelope is not None and inspect_envelope(envelope).signer is not None:
-            signature = "valid"
-        return Made(source.stamp, (Output(path, result.data),), source.mode, overwrite, envelope, signature=signature)
-
     held = carrier_for(source.data, src.name).open_protected(source.data)
     if held.envelope is not None:
-        return restored(held.envelope)
+        return _restored(source, folder, identities, held.envelope, require_signer, overwrite)
     others = () if sidecars is None else sidecars.get(pixel_digest(held.values).hex(), ())
-    envelopes: Iterator[bytes | None] = (_read(other).data for other in others)
-    if source.envelope is not None or not others:
-        envelopes = itertools.chain([source.envelope], envelopes)
-    failures: list[MIADMarkError] = []
-    for envelope in envelopes:
+    beside = sidecar_path(src)
+    candidates = [] if source.envelope is None and others else [(beside, source.envelope)]
+    candidates += [(other, _read(other).data) for other in others if not _is_same_file(other, beside)]
+    failures: list[Exception] = []
+    fitting: list[tuple[Path, Made]] = []
+    for path, envelope in candidates:
         try:
-            return restored(envelope)
-        except MIADMarkError as error:  # damaged, or resealed for somebody else: another one may open
+            fitting.append((path, _restored(source, folder, identities, envelope, require_signer, overwrite)))
+        except (MIADMarkError, ValueError) as error:  # damaged, or resealed for somebody else: another one may open
             failures.append(error)
-    raise failures[0]
+    if not fitting:
+        raise failures[0]
+    # Records that were resealed restore one and the same; anything else was made by somebody who wants to be taken for
+    # the custodian, and being newer or nearer is no proof.
+    if any(made.outputs != fitting[0][1].outputs for _, made in fitting):
+        named = ", ".join(str(path) for path, _ in fitting)
+        raise SidecarsDifferError(
+            f"{len(fitting)} records fit its pixels and restore different files: {named}; take away those that are not "
+            "genuine, or demand the signer"
+        )
+    return fitting[0][1]
+
+
+def _restored(
+    source: ProtectedSource,
+    folder: Path,
+    identities: Sequence[KeyIdentity],
+    envelope: bytes | None,
+    require_signer: Verifier | None,
+    overwrite: bool,
+) -> Made:
+    """What one record makes of a protected file."""
+    result = pipeline.remove_bytes(source.data, identities, envelope=envelope, require_signer=require_signer)
+    path = folder / result.file_name
+    _check_apart(path, source.path)
+    signature: Signature = "none" if require_signer is None else "demanded"
+    if require_signer is None and envelope is not None and inspect_envelope(envelope).signer is not None:
+        signature = "valid"
+    output = Output(path, result.data)
+    # An image is nothing to be executed, whatever bits its protected form came with.
+    return Made(source.stamp, (output,), source.mode & 0o666, overwrite, envelope, signature=signature)
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    """Whether two sidecars are one file, under whatever names."""
+    if isinstance(one, RemotePath) or isinstance(other, RemotePath):
+        return one == other
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def remove_file(
@@ -672,7 +678,7 @@ def _check_length(path: Path, record: Where) -> None:
     """Refuse an output whose name no file can have, before any work is done for it."""
     longest = path if record == "inside" else sidecar_path(path)
     if _is_too_long(longest):
-        raise OSError(errno.ENAMETOOLONG, f"the output's name is longer than {_MAX_NAME_BYTES} bytes", str(longest))
+        raise OSError(errno.ENAMETOOLONG, f"the output's name is longer than {MAX_NAME_BYTES} bytes", str(longest))
 
 
 def _check_apart(path: Path, src: Path) -> None:

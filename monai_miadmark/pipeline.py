@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from monai_miadmark import seal
 from monai_miadmark.errors import LabelMapError, NotProtectedError, TamperedError, UnsupportedImageError
 from monai_miadmark.exact import apply_mark
+from monai_miadmark.file_names import restored_name
 from monai_miadmark.formats import carrier_for, carrier_named
 from monai_miadmark.formats.base import Carrier, OpenedSource, ProtectedFile
 from monai_miadmark.formats.dicom import DicomCarrier
@@ -82,10 +83,26 @@ class ProtectedBytes:
 
 @dataclass(frozen=True, repr=False)
 class RestoredBytes:
-    """A restored file: its bytes, and the base name that the source had (not checked for use as a path)."""
+    """A restored file.
+
+    Attributes:
+        data: its bytes.
+        name: base name that the source had, as the record says: not checked for use as a path.
+        kind: its format.
+    """
 
     data: bytes
     name: str
+    kind: str
+
+    @property
+    def file_name(self) -> str:
+        """Name under which it may be written, see :func:`~monai_miadmark.file_names.restored_name`.
+
+        Raises:
+            ValueError: the record names a file that it must not name.
+        """
+        return restored_name(self.name, self.kind, self.data[:2] == b"\x1f\x8b")
 
 
 def protect_image(
@@ -266,7 +283,9 @@ def restored_bytes(record: RecoveryRecord, values: NDArray[Any], checked: bool =
     data = carrier.rebuild(record.shell, samples)
     if carrier.file_digest(data) != record.original_file:
         raise TamperedError("the restored file does not have the digest of the original")
-    return RestoredBytes(data, record.shell.name)
+    if not carrier.matches(data):  # the digest is the record's word; what it carries may be anything
+        raise TamperedError(f"the record does not hold a {carrier.name} file, as it says")
+    return RestoredBytes(data, record.shell.name, carrier.name)
 
 
 def inspect_bytes(data: bytes, envelope: bytes | None = None) -> seal.EnvelopeInfo:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import signal
@@ -161,7 +162,7 @@ def test_paths_and_control_characters_are_refused(name: str) -> None:
         ("t1.nii.gz", samples.nifti_gz, "t1.nii.gz"),
         ("a.png", samples.png, "a.png"),
         ("a.jpg", samples.jpeg, "a.png"),
-        ("no suffix", samples.ct, "no suffix"),
+        ("no suffix 1", samples.ct, "no suffix 1"),
     ],
 )
 def test_round_trip(
@@ -283,7 +284,7 @@ class TestRemove:
         remove = pipeline.remove_bytes
 
         def evil(*arguments: Any, **more: Any) -> pipeline.RestoredBytes:
-            return pipeline.RestoredBytes(remove(*arguments, **more).data, name)
+            return dataclasses.replace(remove(*arguments, **more), name=name)
 
         monkeypatch.setattr(pipeline, "remove_bytes", evil)
         self.refused(protected, tmp_path, ValueError, alice)

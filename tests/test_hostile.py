@@ -9,6 +9,7 @@ found is here one by one.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import struct
@@ -34,6 +35,7 @@ from vectors import make_vectors
 
 from monai_miadmark import files, keys, pipeline, pkcs8, seal
 from monai_miadmark.errors import MIADMarkError, TamperedError, UnsupportedImageError
+from monai_miadmark.file_names import restored_name
 from monai_miadmark.formats import carrier_for, carrier_named
 from monai_miadmark.image import pixel_digest
 from monai_miadmark.masks import read_mask
@@ -382,14 +384,30 @@ def test_a_record_writes_nowhere_else(name: str, tmp_path: Path) -> None:
     try:
         written = files.remove_file(source, folder, [corpus.ALICE], overwrite=True)
     except (MIADMarkError, ValueError, OSError):
-        assert name not in STRANGE_BUT_PLAIN or len(os.fsencode(name)) > 255
+        assert name not in STRANGE_BUT_PLAIN
         assert samples.contents(tmp_path) == before
     else:
         assert name in STRANGE_BUT_PLAIN
-        assert written.parent == folder and sorted(os.listdir(folder)) == sorted(["keep", name])
+        made = restored_name(name, "nifti")
+        assert made.endswith(".nii") and made[0] not in "-~." and written == folder / made
+        assert sorted(os.listdir(folder)) == sorted(["keep", made])
         after = samples.contents(tmp_path)
-        assert after.pop(f"outside/out/{name}") == item.source
+        assert after.pop(f"outside/out/{made}") == item.source
         assert after == before
+
+
+def test_a_record_holds_the_kind_of_file_that_it_names() -> None:
+    """A program in place of a picture, under a digest that is its own: anybody makes that who has the public key."""
+    item = next(item for item in corpus.protected() if item.name.endswith(".png"))
+    head, body, _ = unsealed(item)
+    (section,) = head["sections"]
+    assert section[0] == f"blob:{CARRIED_FILE}" and restoring(item, joined(json.dumps(head).encode(), body))
+    content = b"MZ\x90\0 a program"
+    head["shell"]["name"] = "report.exe"
+    head["digests"]["original_file"] = hashlib.sha256(content).hexdigest()
+    head["sections"] = [[section[0], "raw", len(content), len(content)]]
+    with pytest.raises(TamperedError, match="does not hold a png file"):
+        restoring(item, joined(json.dumps(head).encode(), content))
 
 
 @settings(deadline=None, max_examples=300)

@@ -47,6 +47,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "appearance",
         "argument_types",
         "field",
+        "file_names",
         "initial_weights",
         "interpolate",
         "lesions",

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import struct
 from pathlib import Path
 
 import nibabel as nib
@@ -18,9 +20,11 @@ from hypothesis import strategies as st
 
 from monai_miadmark import files
 from monai_miadmark.envelope import inspect_envelope, peek_header
-from monai_miadmark.errors import MIADMarkError, NotProtectedError, TamperedError, WrongKeyError
-from monai_miadmark.keys import HpkeIdentity, generate_identity
+from monai_miadmark.errors import MIADMarkError, NotProtectedError, SidecarsDifferError, TamperedError, WrongKeyError
+from monai_miadmark.keys import HpkeIdentity, generate_identity, generate_signer
 from monai_miadmark.options import ProtectOptions
+from monai_miadmark.pipeline import protect_bytes
+from monai_miadmark.seal import open_envelope, seal
 from monai_miadmark.sidecars import find_sidecars
 
 
@@ -92,6 +96,43 @@ def test_of_several_the_one_that_opens_counts(tmp_path: Path, alice: HpkeIdentit
         assert made.outputs[0].data == samples.nifti()
     with pytest.raises((WrongKeyError, TamperedError)):
         files.make_restored(stripped, tmp_path / "r", [generate_identity("x25519")], sidecars=found)
+
+
+def forged_record(alice: HpkeIdentity, picture: bytes, pixels: str) -> bytes:
+    """A record that carries any picture for these pixels, as whoever knows alice's public key can make it."""
+    made = protect_bytes(picture, "a.png", [alice.recipient], NoiseMarker(), ProtectOptions(preset="fast"))
+    record = open_envelope(made.envelope, [alice]).record
+    start = struct.Struct("<8sHI")
+    magic, version, size = start.unpack_from(record)
+    head = json.loads(record[start.size : start.size + size])
+    head["digests"]["protected_pixels"] = pixels
+    text = json.dumps(head).encode()
+    return start.pack(magic, version, len(text)) + text + record[start.size + size :]
+
+
+def test_a_newer_forgery_does_not_shadow_the_genuine_one(tmp_path: Path, alice: HpkeIdentity) -> None:
+    """Records that restore different files are all named; who demands the signer gets the genuine one."""
+    custodian, stranger = generate_signer(), generate_signer()
+    (tmp_path / "a.png").write_bytes(samples.png())
+    options = ProtectOptions(preset="fast")
+    folder = tmp_path / "genuine"
+    made = files.protect_file(
+        tmp_path / "a.png", folder, [alice.recipient], NoiseMarker(), options, signer=custodian, sidecar=True
+    )
+    pixels = inspect_envelope(files.sidecar_path(made).read_bytes()).protected_pixels
+    fake = seal(forged_record(alice, samples.png(7), pixels), [alice.recipient], bytes.fromhex(pixels), signer=stranger)
+    (tmp_path / "forged").mkdir()
+    (tmp_path / "forged" / "b.png.miadmark").write_bytes(fake)
+    bare = tmp_path / "bare.png"
+    bare.write_bytes(made.read_bytes())
+    for lying in (bare, made):  # the genuine one lies beside the second
+        with pytest.raises(SidecarsDifferError, match=r"b\.png\.miadmark") as raised:
+            files.make_restored(lying, tmp_path / "r", [alice], sidecars=find_sidecars(tmp_path))
+        assert str(files.sidecar_path(made)) in str(raised.value)
+        restored = files.make_restored(
+            lying, tmp_path / "r", [alice], sidecars=find_sidecars(tmp_path), require_signer=custodian.verifier
+        )
+        assert restored.outputs[0].data == samples.png() and restored.signature == "demanded"
 
 
 def test_what_only_looks_like_sidecars(tmp_path: Path, alice: HpkeIdentity) -> None:

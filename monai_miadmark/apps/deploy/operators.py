@@ -199,7 +199,7 @@ class MIADMarkRemoveOperator(_FilesOperator):
 
     def _work(self, source: ProtectedSource) -> _Worked:
         restored = pipeline.remove_bytes(source.data, self._identities, source.envelope, self._require_signer)
-        return _Worked(restored.data, restored.name, source.mode)
+        return _Worked(restored.data, restored.file_name, source.mode & 0o666)
 
 
 class MIADMarkProtectOperator(_FilesOperator):

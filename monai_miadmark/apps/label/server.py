@@ -141,7 +141,7 @@ def _image_for_caller(image_id: str) -> tuple[bytes, str, bool]:
     if usable_key_ids(current_caller.get(), instance.vault.keys.ids()):
         try:
             restored = restore_for_caller(instance.vault, path, image_id)
-            return restored.data, restored.name, True
+            return restored.data, restored.file_name, True
         except HTTPException as error:
             if error.status_code != 403:
                 raise  # tampered with: not to be shown to somebody who expects the original
