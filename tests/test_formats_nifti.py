@@ -316,10 +316,12 @@ def test_refused_types(dtype: Any, name: str) -> None:
 def test_refused_kinds() -> None:
     values = np.zeros((2, 2, 2), np.int16)
     plain = made(values)
-    pair = plain[:344] + b"ni1\0" + plain[348:]
+    pair = plain[:108] + bytes(4) + plain[112:344] + b"ni1\0" + plain[348:]
+    header = plain[:344] + b"ni1\0" + bytes(4)
     analyze = plain[:344] + bytes(4) + plain[348:]
     for data, reason in (
         (pair, ".hdr/.img pair.*convert it"),
+        (header, ".hdr/.img pair.*convert it"),
         (analyze, "ANALYZE 7.5.*convert it"),
         (made(np.zeros((2, 2, 2, 1, 3), np.int16)), "5 dimensions"),
         (made(np.zeros(8, np.int16)), "1 dimensions"),
@@ -335,7 +337,7 @@ def test_refused_kinds() -> None:
     struct.pack_into("<i", cifti, 504, 3001)
     for data, reason in (
         (bytes(cifti), "CIFTI-2"),
-        (second[:4] + b"ni2\0" + second[8:], ".hdr/.img pair"),
+        (second[:4] + b"ni2\0" + second[8:544], ".hdr/.img pair"),
         (second[:8] + b"\n\n\x1a\n" + second[12:], "magic bytes"),
         (second[:541], "truncated"),
         (second[:100], "truncated"),

@@ -29,7 +29,7 @@ from monai_miadmark.formats.base import (
     splice,
     unpack_block,
 )
-from monai_miadmark.formats.nifti_header import HEAD_BYTES, NiftiHeader, is_nifti, parse_header, with_offset
+from monai_miadmark.formats.nifti_header import HEAD_BYTES, NiftiHeader, is_nifti, pair_error, parse_header, with_offset
 from monai_miadmark.formats.ranges import value_bounds
 from monai_miadmark.formats.wide import NARROW, is_exact, narrowed, widened
 from monai_miadmark.image import StoredImage, Window
@@ -84,20 +84,21 @@ def _sections(plain: bytes) -> tuple[NiftiHeader, NDArray[Any], list[tuple[int, 
     """Header, samples in the type of the file, and extensions (code, content with padding) of a ``.nii`` file."""
     header = parse_header(plain[:HEAD_BYTES])
     if header.end > len(plain):
-        raise TamperedError("the NIfTI file is truncated")
+        pair = plain[344:348] == b"ni1\0" or plain[4:8] == b"ni2\0"
+        raise pair_error() if pair else TamperedError("the NIfTI file is truncated")
     values = header.layout.decode(memoryview(plain)[header.start : header.end])
     extensions: list[tuple[int, bytes]] = []
     at = header.fields.first
     while plain[header.fields.size] and header.start - at >= 16:
         size, code = struct.unpack_from(f"{header.order}2i", plain, at)
-        if size == 0 and not any(plain[at : header.start]):
-            break  # zeros up to the samples: alignment, not an extension
-        if size < 16 or size % 16 or size > header.start - at:
-            raise TamperedError("a NIfTI header extension is damaged")
+        if size < 16 or size > header.start - at:
+            break  # zeros up to the samples, or whatever a writer left there: readers do not look further
         if len(extensions) == _MAX_EXTENSIONS:
             raise UnsupportedImageError(f"NIfTI of more than {_MAX_EXTENSIONS} header extensions is not supported")
         extensions.append((code, plain[at + 8 : at + size]))
         at += size
+    if BLOCK_MAGIC in plain[at : header.start]:
+        raise TamperedError("the recovery record in the NIfTI header extensions is damaged")
     return header, values, extensions
 
 
@@ -110,7 +111,9 @@ def _assemble(
     head: bytes, header: NiftiHeader, extensions: list[tuple[int, bytes]], samples: bytes, rest: bytes
 ) -> bytes:
     """A ``.nii`` file with these extensions; the voxel offset follows from them."""
-    packed = b"".join(struct.pack(f"{header.order}2i", len(body) + 8, code) + body for code, body in extensions)
+    # Sizes are multiples of 16; nibabel reads others, but niftilib nothing behind one.
+    bodies = [(code, body + bytes(-(len(body) + 8) % 16)) for code, body in extensions]
+    packed = b"".join(struct.pack(f"{header.order}2i", len(body) + 8, code) + body for code, body in bodies)
     changed = with_offset(head, header, header.fields.first + len(packed))
     return b"".join((changed, b"\x01\0\0\0", packed, samples, rest))
 
@@ -152,11 +155,11 @@ class NiftiCarrier:
     def matches(self, data: bytes) -> bool:
         """See :class:`~monai_miadmark.formats.base.Carrier`."""
         if not data.startswith(_GZIP):
-            return is_nifti(data[:4])
+            return is_nifti(data[:HEAD_BYTES])
         try:
-            head = zlib.decompressobj(wbits=31).decompress(data[:65536], 132)
+            head = zlib.decompressobj(wbits=31).decompress(data[:65536], HEAD_BYTES)
             # Any bytes may stand before DICOM's mark; Siemens scanners left their own there, which begin like ANALYZE.
-            return is_nifti(head) and head[128:] != b"DICM"
+            return is_nifti(head) and head[128:132] != b"DICM"
         except zlib.error:
             return False
 

@@ -19,7 +19,7 @@ from monai_miadmark.errors import TamperedError, UnsupportedImageError
 from monai_miadmark.formats.base import MAX_FILE_BYTES, SampleLayout
 from monai_miadmark.formats.orientation import flips_for_display
 
-__all__ = ["HEAD_BYTES", "Fields", "NiftiHeader", "is_nifti", "parse_header", "with_offset"]
+__all__ = ["HEAD_BYTES", "Fields", "NiftiHeader", "is_nifti", "pair_error", "parse_header", "with_offset"]
 
 _RGB24 = 128
 _CODES = {
@@ -76,6 +76,9 @@ _FIELDS = (
     ),
 )
 
+_ADVICE = "convert it to one .nii file first"
+_SINGLE = b"n+1\0"
+
 HEAD_BYTES = 544
 """Bytes from the start of a file that hold any header; NIfTI-1 needs fewer."""
 
@@ -115,11 +118,11 @@ class NiftiHeader:
 
 
 def is_nifti(head: bytes) -> bool:
-    """Whether the first four bytes or more look like NIfTI-1, NIfTI-2 or ANALYZE 7.5."""
+    """Whether bytes begin NIfTI-1, NIfTI-2 or ANALYZE 7.5: by four bytes, or of NIfTI-1 without its size by 348."""
     if len(head) < 4:
         return False
     sizes = {struct.unpack_from(f"{order}i", head)[0] for order in "<>"}
-    return not sizes.isdisjoint(fields.size for fields in _FIELDS)
+    return not sizes.isdisjoint(fields.size for fields in _FIELDS) or head[344:348] == _SINGLE
 
 
 def parse_header(head: bytes) -> NiftiHeader:
@@ -131,16 +134,16 @@ def parse_header(head: bytes) -> NiftiHeader:
     """
     fields, order = _version(head)
     dim = struct.unpack_from(order + fields.dim[0], head, fields.dim[1])
-    code, bits = struct.unpack_from(f"{order}2h", head, fields.datatype)
+    (code,) = struct.unpack_from(f"{order}h", head, fields.datatype)
     (intent,) = struct.unpack_from(order + fields.intent[0], head, fields.intent[1])
     if fields.version == 2 and 3000 <= intent < 3100:
         raise UnsupportedImageError("CIFTI-2 (connectivity and surface data in NIfTI-2) is not supported: no image")
     if code not in _CODES:
         raise UnsupportedImageError(f"{_REFUSED.get(code, f'data type {code}')} NIfTI is not supported")
     channels = 3 if code == _RGB24 else 1
-    if bits != np.dtype(_CODES[code]).itemsize * 8 * channels:
-        raise TamperedError("the NIfTI header contradicts itself (bitpix)")
-    if not 1 <= dim[0] <= 7 or min(dim[1 : dim[0] + 1]) < 1:
+    # Bits per voxel follow from the type, and readers do not look at bitpix; lengths below one count as one to ITK.
+    dim = (dim[0], dim[1], *(max(1, length) for length in dim[2:]))
+    if not 1 <= dim[0] <= 7 or dim[1] < 1:
         raise TamperedError("the NIfTI dimensions are damaged")
     if dim[0] == 1 or any(length != 1 for length in dim[5 : dim[0] + 1]):
         raise UnsupportedImageError(f"NIfTI of {dim[0]} dimensions is not supported (2, 3 and 4 are)")
@@ -148,8 +151,12 @@ def parse_header(head: bytes) -> NiftiHeader:
     shape = (math.prod(rest), height, width, channels)
     layout = SampleLayout(shape, _CODES[code], order == ">", flips=_flips(head, fields, order))
     (offset,) = struct.unpack_from(order + fields.offset[0], head, fields.offset[1])
-    if not fields.first <= offset <= MAX_FILE_BYTES or offset != int(offset):
+    if not math.isfinite(offset) or offset > MAX_FILE_BYTES:
         raise TamperedError("the NIfTI voxel offset is damaged")
+    if offset < fields.first:
+        raise UnsupportedImageError(
+            f"NIfTI whose samples begin inside its header (at {offset:g}) is not supported: readers disagree on where"
+        )
     slope, intercept = struct.unpack_from(order + fields.scale[0], head, fields.scale[1])
     if not (math.isfinite(slope) and slope and math.isfinite(intercept)):
         slope, intercept = 1.0, 0.0  # "if scl_slope is nonzero": otherwise stored values are the values
@@ -161,6 +168,9 @@ def parse_header(head: bytes) -> NiftiHeader:
 def with_offset(head: bytes, header: NiftiHeader, offset: int) -> bytes:
     """The header's own bytes, without the extension flag, with another voxel offset.
 
+    Fields that contradict what is in the file, which strict readers refuse, say what is: its size, the magic bytes of a
+    single file, bits per voxel, lengths of axes.
+
     Raises:
         UnsupportedImageError: the version cannot name that offset.
     """
@@ -171,6 +181,17 @@ def with_offset(head: bytes, header: NiftiHeader, offset: int) -> bytes:
         raise UnsupportedImageError("the recovery record is too large for a NIfTI header: use a sidecar")
     changed = bytearray(head[: fields.size])
     changed[fields.offset[1] : fields.offset[1] + len(packed)] = packed
+    struct.pack_into(f"{header.order}i", changed, 0, fields.size)
+    if fields.version == 1:
+        changed[344:348] = _SINGLE
+    else:
+        changed[4:8] = b"n+2\0"
+    channels = header.layout.shape[3]
+    bits = np.dtype(header.layout.dtype).itemsize * 8 * channels
+    struct.pack_into(f"{header.order}h", changed, fields.datatype + 2, bits)
+    form, at = fields.dim
+    dim = struct.unpack_from(header.order + form, changed, at)
+    struct.pack_into(header.order + form, changed, at, dim[0], dim[1], *(max(1, length) for length in dim[2:]))
     return bytes(changed)
 
 
@@ -187,17 +208,31 @@ def _version(head: bytes) -> tuple[Fields, str]:
                 if len(head) < fields.first:
                     raise TamperedError("the NIfTI header is truncated")
                 return fields, order
+    if head[344:348] == _SINGLE and len(head) >= _FIELDS[0].first:  # a writer that left its size out
+        orders = [order for order in "<>" if 1 <= struct.unpack_from(f"{order}h", head, _FIELDS[0].dim[1])[0] <= 7]
+        if orders:
+            return _FIELDS[0], orders[0]
     raise TamperedError("the NIfTI header size is damaged")
+
+
+def pair_error() -> UnsupportedImageError:
+    """Error for headers whose samples are in another file."""
+    return UnsupportedImageError(f"NIfTI as a .hdr/.img pair is not supported: {_ADVICE}")
 
 
 def _check_magic(head: bytes, fields: Fields) -> None:
     """Refuse headers whose samples are in another file."""
-    advice = "convert it to one .nii file first"
     magic = head[344:348] if fields.version == 1 else head[4:12]
     if magic.startswith((b"ni1\0", b"ni2\0")):
-        raise UnsupportedImageError(f"NIfTI as a .hdr/.img pair is not supported: {advice}")
-    if fields.version == 1 and magic != b"n+1\0":
-        raise UnsupportedImageError(f"ANALYZE 7.5 (a pair without NIfTI's magic bytes) is not supported: {advice}")
+        # Some tools write so although samples follow in the same file; the offset tells.
+        kind, at = fields.offset
+        for order in "<>":
+            if struct.unpack_from(f"{order}i", head)[0] == fields.size:
+                if struct.unpack_from(order + kind, head, at)[0] >= fields.first:
+                    return
+        raise pair_error()
+    if fields.version == 1 and magic != _SINGLE:
+        raise UnsupportedImageError(f"ANALYZE 7.5 (a pair without NIfTI's magic bytes) is not supported: {_ADVICE}")
     if fields.version == 2 and magic != b"n+2\0\r\n\x1a\n":
         # The line ends are there to tell transfers in text mode, which damage the samples too.
         raise TamperedError("the magic bytes of the NIfTI-2 header are damaged")

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from monai_miadmark.errors import MIADMarkError, TamperedError, UnsupportedImageError
 from monai_miadmark.formats.base import MAX_FILE_BYTES
 
-__all__ = ["MAX_PAGES", "RECORD_TAG", "Place", "TiffStack", "parsing", "read_stack"]
+__all__ = ["MAX_PAGES", "RECORD_TAG", "Place", "Resolution", "TiffStack", "parsing", "read_stack"]
 
 RECORD_TAG = 65077
 """Private tag of the first page that holds the carrier block; 65000 to 65535 are free for everyone."""
@@ -49,6 +49,14 @@ _PREDICTORS = (1, 2, 3)
 _READ_BACK_AS = (b"<?xml", b"<OME", b"ImageJ=", b'{"shape"')
 
 
+class Resolution(NamedTuple):
+    """X and Y resolution as fractions, and the number of their unit, ``None`` where the file has no such tag."""
+
+    x: tuple[int, int]
+    y: tuple[int, int]
+    unit: int | None
+
+
 class Place(NamedTuple):
     """Where the record's tag lies: its entry in the directory, its value, and how long that is."""
 
@@ -72,8 +80,9 @@ class TiffStack:
         strips: for each page the places (offset, size) whose bytes are its samples, in order; ``None`` where samples
             lie otherwise (compressed, tiled, planar, with alpha).
         descriptions: for each page what ImageDescription says of the axes (OME, ImageJ, tifffile), else empty.
-        resolution: for each page X and Y resolution as fractions, and their unit; ``None`` without one.
-        orientation: of the first page, 1 where it is not given.
+        resolution: for each page X and Y resolution as fractions, and their unit (``None`` where the file has no such
+            tag); ``None`` without a resolution.
+        orientation: of each page, 1 where it is not given.
         profile: ICC profile of the first page.
         record: carrier block with what stands behind it, ``None`` without one.
         place: where that is.
@@ -88,8 +97,8 @@ class TiffStack:
     inverted: bool
     strips: list[list[tuple[int, int]]] | None
     descriptions: list[bytes]
-    resolution: list[tuple[tuple[int, int], tuple[int, int], int] | None]
-    orientation: int
+    resolution: list[Resolution | None]
+    orientation: list[int]
     profile: bytes | None
     record: bytes | None
     place: Place | None
@@ -151,7 +160,7 @@ def read_stack(data: bytes) -> TiffStack:
             strips=[p for p in places if p is not None] if simple and None not in places else None,
             descriptions=[text if text.startswith(_READ_BACK_AS) else b"" for text in described],
             resolution=[_resolution(page) for page in pages],
-            orientation=_number(pages[0], 274, 1),
+            orientation=[_number(page, 274, 1) for page in pages],
             profile=_tag_bytes(pages[0], 34675, data),
             record=record,
             place=place,
@@ -313,13 +322,13 @@ def _number(page: Any, code: int, default: int) -> int:
     return int(value) if isinstance(value, int) else default
 
 
-def _resolution(page: Any) -> tuple[tuple[int, int], tuple[int, int], int] | None:
+def _resolution(page: Any) -> Resolution | None:
     """X and Y resolution and their unit, where all of it makes sense."""
     values = [tag.value for tag in (page.tags.get(282), page.tags.get(283)) if tag is not None]
-    if len(values) != 2 or any(not isinstance(v, tuple) or len(v) != 2 or min(v) < 1 for v in values):
+    if len(values) != 2 or any(not isinstance(v, tuple) or len(v) != 2 or min(v) < 0 or not v[1] for v in values):
         return None
-    unit = _number(page, 296, 2)
-    return (values[0], values[1], unit) if unit in (1, 2, 3) else None
+    unit = _number(page, 296, 0)
+    return Resolution(values[0], values[1], unit if unit in (1, 2, 3) else None)
 
 
 def _record(page: Any, data: bytes) -> tuple[bytes | None, Place | None]:

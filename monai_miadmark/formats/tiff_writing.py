@@ -19,6 +19,7 @@ __all__ = ["filled", "with_record", "write_stack"]
 
 _LIMIT = 2**32 - 2
 _ADOBE_DEFLATE = 8
+_X, _Y, _UNIT = 282, 283, 296
 
 
 def write_stack(stack: TiffStack, values: NDArray[Any]) -> bytes:
@@ -33,6 +34,7 @@ def write_stack(stack: TiffStack, values: NDArray[Any]) -> bytes:
     import tifffile
 
     out = io.BytesIO()
+    surplus: list[tuple[int, ...]] = []
     size = values.nbytes + (stack.alpha.nbytes if stack.alpha is not None else 0)
     # Half a GiB is left for directories, descriptions and the record.
     big = stack.big or size > _LIMIT - 2**29
@@ -46,11 +48,15 @@ def write_stack(stack: TiffStack, values: NDArray[Any]) -> bytes:
                 tags.append((RECORD_TAG, 7, 25, bytes(25), True))
                 if stack.profile:
                     tags.append((34675, 7, len(stack.profile), stack.profile, True))
-            if 2 <= stack.orientation <= 8:
-                tags.append((274, 3, 1, stack.orientation, False))
+            if 2 <= stack.orientation[index] <= 8:
+                tags.append((274, 3, 1, stack.orientation[index], False))
             options: dict[str, Any] = {}
-            if (resolution := stack.resolution[index]) is not None:
-                options = {"resolution": resolution[:2], "resolutionunit": resolution[2]}
+            resolution = stack.resolution[index]
+            if resolution is not None:
+                options = {"resolution": resolution[:2], "resolutionunit": resolution.unit}
+                surplus.append((_UNIT,) if resolution.unit is None else ())
+            else:
+                surplus.append((_X, _Y, _UNIT))
             if alpha is not None:
                 options["extrasamples"] = [{True: 1, False: 2, None: 0}[stack.associated]]
             writer.write(
@@ -65,7 +71,33 @@ def write_stack(stack: TiffStack, values: NDArray[Any]) -> bytes:
                 extratags=tags,
                 **options,
             )
-    return out.getvalue()
+    return _without_tags(out.getvalue(), surplus, order, big)
+
+
+def _without_tags(data: bytes, surplus: list[tuple[int, ...]], order: str, big: bool) -> bytes:
+    """A file without tags that tifffile writes although the source has none, which say something of its pixels.
+
+    Args:
+        data: the file.
+        surplus: for each page the codes.
+        order: byte order, ``<`` or ``>``.
+        big: BigTIFF.
+    """
+    count_form, offset_form, size, first = ("Q", "Q", 20, 8) if big else ("H", "I", 12, 4)
+    changed = bytearray(data)
+    (at,) = struct.unpack_from(order + offset_form, data, first)
+    for codes in surplus:
+        (count,) = struct.unpack_from(order + count_form, data, at)
+        begin = at + struct.calcsize(count_form)
+        end = begin + count * size
+        entries = [data[start : start + size] for start in range(begin, end, size)]
+        kept = [entry for entry in entries if struct.unpack_from(f"{order}H", entry)[0] not in codes]
+        following = data[end : end + struct.calcsize(offset_form)]
+        directory = struct.pack(order + count_form, len(kept)) + b"".join(kept) + following
+        length = end + len(following) - at
+        changed[at : at + length] = directory.ljust(length, b"\0")
+        (at,) = struct.unpack(order + offset_form, following)
+    return bytes(changed)
 
 
 def with_record(data: bytes, place: Place, big_endian: bool, big: bool, envelope: bytes | None) -> bytes:
