@@ -103,13 +103,16 @@ def compare(image: StoredImage, values: NDArray[Any], ink: NDArray[np.bool_] | N
     Args:
         image: the original.
         values: ``(N, H, W, C)``, the marked samples.
-        ink: ``(N, h, w)``, cells of the canonical grid with ink; they and two cells around them do not count.
+        ink: ``(N, h, w)``, cells of the canonical grid with ink, or ``(N * C, h, w)`` of contrasts one by one; they and
+            two cells around them do not count.
 
     Returns:
         The mean over all slices, or ``None`` where the logo leaves nothing to compare.
     """
     clean = canonical_display(image)
     changed = canonical_display(image.with_values(values))
+    if ink is not None and len(ink) != len(clean):  # seen by networks, contrast by contrast
+        ink = np.asarray(ink.reshape(len(clean), -1, *ink.shape[1:]).any(axis=1))
     counted = np.ones((clean.shape[0], *clean.shape[2:]), bool) if ink is None else ~grow(ink, _FOOTPRINT)
     # SSIM's window must lie inside the image, where the image is large enough to have an inside.
     inner = counted.copy()

@@ -102,6 +102,14 @@ class StoredImage:
         """Whether small values are bright; it is the same for all windows."""
         return self.windows[0].inverted
 
+    @property
+    def contrasts(self) -> bool:
+        """Whether channels are images of their own, not colors: two or four, or three with different windows."""
+        channels = self.values.shape[3]
+        return channels in (2, 4) or any(
+            len(set(self.windows[first : first + channels])) > 1 for first in range(0, len(self.windows), channels)
+        )
+
     def windows_of(self, index: int) -> tuple[Window, ...]:
         """The windows of the channels of a slice, C of them."""
         channels = int(self.values.shape[3])

@@ -2,13 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """From an image and a custodian's options to a mark: region, budget, logo and field, in display units.
 
-Networks come in through two protocols; this module and all below it know no torch.
+Networks come in through protocols; this module and all below it know no torch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +20,9 @@ from monai_miadmark.image import StoredImage
 from monai_miadmark.interpolate import canonical_shape
 from monai_miadmark.locating import find_region
 from monai_miadmark.logo import Logo
-from monai_miadmark.options import Preset, ProtectOptions
+from monai_miadmark.options import ProtectOptions
 from monai_miadmark.placement import Placement, footprint, place_logo
+from monai_miadmark.protocols import ByContrast, MarkCritic, Marker, Perturber, Specialist, split_contrasts
 from monai_miadmark.region import Region, grow, mask_on_grid
 
 __all__ = [
@@ -38,66 +38,9 @@ __all__ = [
     "make_mark",
     "plan_mark",
     "region_of",
+    "seen_by_networks",
+    "specialist_for",
 ]
-
-
-class Perturber(Protocol):
-    """Makes perturbation fields."""
-
-    def perturb(
-        self, images: NDArray[np.float32], clean: NDArray[np.float32], budget: NDArray[np.float32], latent: bytes
-    ) -> NDArray[np.float32]:
-        """Fields for images.
-
-        Args:
-            images: ``(N, C, h, w)`` in [0, 1]: what will be perturbed, logo included, as a display shows it once the
-                logo is stored.
-            clean: the same without the logo.
-            budget: ``(N, 1, h, w)``, amplitude that a display will show at each cell, fraction of its window; zero
-                where it would show none.
-            latent: 32 bytes, drawn from the content key; the same latent gives the same field on one machine.
-
-        Returns:
-            ``(N, 1, h, w)``, or ``(N, C, h, w)`` for colors of their own, in [-1, 1], fraction of the budget. Whatever
-            else comes back is clipped by the caller.
-        """
-        ...
-
-
-class MarkCritic(Protocol):
-    """Tells what diagnostic models look at and how far they are misled."""
-
-    def saliency(self, images: NDArray[np.float32], quick: bool = False) -> NDArray[np.float32]:
-        """Importance of each cell, ``(N, h, w)``, not negative, for ``(N, C, h, w)`` images in [0, 1].
-
-        With ``quick`` one model's opinion is enough.
-        """
-        ...
-
-    def effect(self, images: NDArray[np.float32], clean: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How far ``(N * K, C, h, w)`` candidates, K for each of the N clean images, mislead: ``(N * K,)``."""
-        ...
-
-
-class Specialist(Protocol):
-    """Networks of one modality."""
-
-    @property
-    def critic(self) -> MarkCritic:
-        """The ensemble as a judge."""
-        ...
-
-    def perturber(self, preset: Preset) -> Perturber:
-        """The perturber that a preset asks for."""
-        ...
-
-
-class Marker(Protocol):
-    """What :func:`make_mark` needs from the network side."""
-
-    def specialist(self, modality: str, images: NDArray[np.float32]) -> Specialist:
-        """The networks for a modality, or, if it is ``auto``, for what images ``(N, C, h, w)`` in [0, 1] look like."""
-        ...
 
 
 def canonical_display(image: StoredImage) -> NDArray[np.float32]:
@@ -113,6 +56,21 @@ def canonical_display(image: StoredImage) -> NDArray[np.float32]:
         for c in range(channels):
             display[n, c] = area_means(plane[:, :, c], h, w)
     return display
+
+
+def seen_by_networks(image: StoredImage, display: NDArray[np.float32]) -> NDArray[np.float32]:
+    """An image on a display ``(N, C, h, w)`` as networks are shown it: several contrasts as a gray image each.
+
+    Returns:
+        ``(N, 1 or 3, h, w)``, or ``(N * C, 1, h, w)`` where channels are contrasts.
+    """
+    return split_contrasts(display) if image.contrasts else display
+
+
+def specialist_for(image: StoredImage, modality: str, marker: Marker, clean: NDArray[np.float32]) -> Specialist:
+    """The networks for an image, which is ``clean`` on a display; they see its contrasts one by one."""
+    specialist = marker.specialist(modality, seen_by_networks(image, clean))
+    return ByContrast(specialist) if image.contrasts else specialist
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +193,7 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
             field.
     """
     preset, cap, clean = options.strength, options.effective_region_budget, canonical_display(image)
-    specialist = marker.specialist(options.modality, clean)
+    specialist = specialist_for(image, options.modality, marker, clean)
     plan = plan_mark(image, options, specialist.critic, clean)
     # Copies: what a perturber does to its arguments must not change what its field is measured against.
     shown = plan.placed.images.copy(), clean.copy()

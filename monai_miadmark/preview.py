@@ -18,7 +18,7 @@ from monai_miadmark.closeness import Closeness, InkWatch, compare
 from monai_miadmark.exact import apply_mark
 from monai_miadmark.fonts import normalized, readable_font
 from monai_miadmark.formats import carrier_for
-from monai_miadmark.marking import Marker, canonical_display, make_mark
+from monai_miadmark.marking import Marker, canonical_display, make_mark, seen_by_networks
 from monai_miadmark.masks import read_mask
 from monai_miadmark.opinions import Opinion, predicted
 from monai_miadmark.options import ProtectOptions
@@ -105,7 +105,7 @@ def preview(
         region = drawn if drawn.ndim == 2 else drawn[at]
         choices = [replace(options, region=np.ascontiguousarray(region)) for options in choices]
     one = image.part([at])
-    clean = canonical_display(one)
+    clean = seen_by_networks(one, canonical_display(one))
     samples = []
     for options in choices:
         watch = InkWatch(marker)
@@ -116,7 +116,7 @@ def preview(
                 options,
                 marked.shown(0),
                 compare(one, values, watch.ink),
-                predicted(marker, options.modality, clean, canonical_display(marked)),
+                predicted(marker, options.modality, clean, seen_by_networks(one, canonical_display(marked))),
             )
         )
         step()

@@ -65,7 +65,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("arguments", "budget", "descent", "envelope", "exact", "formats", "keys"),
     ("bindings", "critic", "key_facts", "locating", "masks", "options", "perturbers", "record", "soft_likeness"),
-    ("gradient_steps", "placement", "seal"),
+    ("gradient_steps", "placement", "protocols", "seal"),
     ("marking",),
     ("closeness", "marker", "opinions", "pipeline", "training_images"),
     ("evaluation", "files", "locking", "preview", "probe", "training"),

@@ -175,10 +175,10 @@ class TestBudget:
         change = moved(image, make_mark(image, invisible(), AlwaysUp(), LATENT))
         assert not change[:, :, :20].any() and change[:, 20:40, 26:].all()
 
-    @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-    def test_all_channels_get_the_same_field(self, channels: int) -> None:
+    @pytest.mark.parametrize(("channels", "planes"), [(1, 1), (2, 2), (3, 1), (4, 4)])
+    def test_colors_get_the_same_field_and_contrasts_one_each(self, channels: int, planes: int) -> None:
         mark = make_mark(stored(channels=channels), invisible(), NoiseMarker(), LATENT)
-        assert mark.field is not None and mark.field.shape == (1, 64, 48, 1)
+        assert mark.field is not None and mark.field.shape == (1, 64, 48, planes)
 
 
 class TestLikeness:
@@ -486,3 +486,47 @@ def test_the_same_latent_makes_the_same_mark() -> None:
     protected = [apply_mark(image, make_mark(image, ProtectOptions(), NoiseMarker(), k)) for k in (LATENT, LATENT)]
     other = apply_mark(image, make_mark(image, ProtectOptions(), NoiseMarker(), LATENT[::-1]))
     assert np.array_equal(*protected) and not np.array_equal(protected[0], other)
+
+
+class TestContrasts:
+    """Channels that are no colors are images of their own, for networks too."""
+
+    def test_networks_see_each_by_itself(self) -> None:
+        seen: list[tuple[str, tuple[int, ...]]] = []
+
+        class Looking(NoiseMarker):
+            def specialist(self, modality: str, images: NDArray[np.float32]) -> NoiseMarker:
+                seen.append(("specialist", images.shape))
+                return self
+
+            def saliency(self, images: NDArray[np.float32], quick: bool = False) -> NDArray[np.float32]:
+                seen.append(("saliency", images.shape))
+                return super().saliency(images, quick)
+
+            def perturb(self, images: Any, clean: Any, budget: Any, latent: bytes) -> NDArray[np.float32]:
+                seen.append(("perturb", images.shape))
+                assert clean.shape == images.shape == budget.shape
+                return super().perturb(images, clean, budget, latent)
+
+        image = stored(slices=2, channels=4)
+        mark = make_mark(image, ProtectOptions(preset="fast"), Looking(), LATENT)
+        assert {shape for _, shape in seen} == {(8, 1, 64, 48)} and {name for name, _ in seen} > {
+            "specialist",
+            "perturb",
+        }
+        assert mark.field is not None and mark.field.shape == (2, 64, 48, 4)
+
+    def test_three_with_windows_of_their_own_are_no_colors(self) -> None:
+        image = stored((64, 48), "uint16", channels=3)
+        scaled = (image.values * np.array([1, 0.25, 0.0625])).astype(np.uint16)
+        windows = tuple(Window(0, 4095 * scale) for scale in (1, 0.25, 0.0625))
+        assert not image.contrasts
+        contrasts = StoredImage(scaled, image.bounds, windows)
+        assert contrasts.contrasts and contrasts.part([0]).contrasts
+        mark = make_mark(contrasts, invisible(region="none"), AlwaysUp(), LATENT)
+        assert isinstance(mark.step, tuple) and mark.step[0] == pytest.approx(16 * mark.step[2], rel=1e-3)
+        change = apply_mark(contrasts, mark).astype(float) - scaled
+        share = [change[..., c].mean() / windows[c].width for c in range(3)]
+        assert share[0] > 0.01 and np.allclose(share, share[0], rtol=0.05)
+        guess = estimate(apply_mark(contrasts, mark), mark, image.bounds, None)
+        assert np.array_equal(add_correction(guess, find_correction(scaled, guess)), scaled)

@@ -24,7 +24,7 @@ from monai_miadmark.errors import MIADMarkError, UnsupportedImageError
 from monai_miadmark.files import open_regular
 from monai_miadmark.formats import carrier_for
 from monai_miadmark.image import StoredImage
-from monai_miadmark.marking import Marker, canonical_display, locate_region
+from monai_miadmark.marking import Marker, canonical_display, locate_region, specialist_for
 from monai_miadmark.masks import read_mask
 from monai_miadmark.options import ProtectOptions
 from monai_miadmark.region import grow
@@ -188,7 +188,7 @@ def _region(
         return None
     # The same networks look at the same slice: they find what they found when the mark was made.
     height, width = before.values.shape[1:3]
-    critic = marker.specialist(options.modality, clean).critic
+    critic = specialist_for(before, options.modality, marker, clean).critic
     region: NDArray[np.bool_] = locate_region(options, critic, clean, (1, height, width))[1][0]
     return region
 

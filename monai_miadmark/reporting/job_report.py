@@ -20,7 +20,7 @@ from typing import Any
 from monai_miadmark.batch import Plan, job_settings
 from monai_miadmark.errors import MIADMarkError
 from monai_miadmark.manifest import Settings
-from monai_miadmark.marking import Marker, canonical_display
+from monai_miadmark.marking import Marker, canonical_display, seen_by_networks
 from monai_miadmark.opinions import Opinion, predicted
 from monai_miadmark.reporting import charts
 from monai_miadmark.reporting.gallery import Pair, Slot, open_pair, pictures, sampled_slices
@@ -182,7 +182,9 @@ def _opinion(marker: Marker, task: ProtectTask | RemoveTask, pair: Pair) -> Opin
     """What the ensemble makes of an image; ``None`` where the marker has none."""
     before, after = pair.part(sampled_slices(len(pair.original.values)))
     modality = task.options.modality if isinstance(task, ProtectTask) else "auto"
-    return predicted(marker, modality, canonical_display(before), canonical_display(after))
+    return predicted(
+        marker, modality, *(seen_by_networks(image, canonical_display(image)) for image in (before, after))
+    )
 
 
 def _facts(
