@@ -23,6 +23,7 @@ from typing import NamedTuple, NoReturn, Protocol, TypeAlias
 from monai_miadmark.children import ChildProcess
 from monai_miadmark.files import Made
 from monai_miadmark.tasks import Draft, Failure, Job, Task, UnfitError, drafted
+from monai_miadmark.terminal import TerminalFormatter
 
 __all__ = [
     "FILE_SECONDS",
@@ -55,6 +56,9 @@ _FILES_PER_PROCESS = 1000
 
 _START_SECONDS = 300.0
 """How long a process may take until it can begin."""
+
+_STARTS = 3
+"""So often a process is started that is killed before it can begin, as a machine does that is short of memory."""
 
 _ORDERLY_SECONDS = 3.0
 """How long processes that are asked to end may take before they are killed."""
@@ -186,6 +190,9 @@ class ProcessEngine:
                     worker = workers[ready]  # type: ignore[index]
                     outcome = worker.advance(admit)
                     if outcome is None:
+                        if worker.connection is not ready:
+                            del workers[ready]  # type: ignore[arg-type]
+                            workers[worker.connection] = worker
                         continue
                     if worker.alive and job is not None and worker.files < self.files_per_process:
                         worker.give(job)
@@ -221,9 +228,16 @@ class WorkerProcess:
         self.files = 0
         self.alive = True
         self._fit = False
-        self.process = ChildProcess(_serve, (task, verbose), hold, _ONE_THREAD)
+        self._given = task, verbose, tuple(hold)
+        self._starts_left = _STARTS - 1
+        self.process = self._begin()
         self.connection = self.process.connection
         self.give(job)
+
+    def _begin(self) -> ChildProcess:
+        """A process that waits for files."""
+        task, verbose, hold = self._given
+        return ChildProcess(_serve, (task, verbose), hold, _ONE_THREAD)
 
     def give(self, job: Job) -> None:
         """The next file."""
@@ -233,6 +247,8 @@ class WorkerProcess:
 
     def advance(self, admit: Admit) -> Outcome | None:
         """Take a message; the outcome if the job is over.
+
+        A process that was killed before it could begin is replaced by another one, with another :attr:`connection`.
 
         Raises:
             UnfitError: the process cannot do the task.
@@ -284,10 +300,18 @@ class WorkerProcess:
         """End it in the middle of its work, orderly if it can, at once if not."""
         _end([self])
 
-    def _lost(self) -> Outcome:
-        """The process has ended in the middle of its work."""
-        self.alive = False
+    def _lost(self) -> Outcome | None:
+        """The process has ended in the middle of its work; ``None`` if another one has begun with it."""
         self.process.join()
+        if not self._fit and (self.process.exitcode or 0) < 0 and self._starts_left > 0:
+            _log.debug("a process was killed before it could begin; another one is started")
+            self._starts_left -= 1
+            self.connection.close()
+            self.process = self._begin()
+            self.connection = self.process.connection
+            self.give(self.job)
+            return None
+        self.alive = False
         code = self.process.exitcode or 0
         how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with status {code}"
         if code == -signal.SIGKILL:
@@ -414,7 +438,8 @@ def _serve(pipe: connection.Connection, task: Task, verbose: bool) -> None:
     signal.signal(signal.SIGTERM, _leave)
     if verbose:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("miadmark: %(name)s: %(message)s"))
+        handler.setFormatter(TerminalFormatter())
+        logging.captureWarnings(True)
         logging.getLogger().addHandler(handler)
         logging.getLogger("monai_miadmark").setLevel(logging.DEBUG)
     else:

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import stat
 import subprocess
 import sys
 import types
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from monai_miadmark import cli
+from monai_miadmark.commands.console import environment
 from monai_miadmark.locking import FolderLock
 from monai_miadmark.manifest import MANIFEST_NAME, manifest_lines
 from monai_miadmark.options import PRESETS
@@ -57,6 +60,52 @@ def protected(miadmark: Run, keys: None) -> Path:
     said = miadmark("protect", "ct.dcm", "-o", "p", "-r", "alice.pub", "--signer", "hospital.key")
     assert said.status == 0, said.err
     return Path("p/ct.dcm").absolute()
+
+
+ESCAPES = ("\x1b[2Jclear.dcm", "\u202etxt.png", "\x9b31m.nii")
+
+
+def plain(text: str) -> bool:
+    """Whether a terminal acts on nothing in it but line ends."""
+    return all(c.isprintable() or c in "\n\t\r" for c in text)
+
+
+def test_file_names_do_nothing_to_a_terminal(miadmark: Run, keys: None) -> None:
+    """Escape sequences in names, in whatever is said of them."""
+    for name in ESCAPES:
+        Path(name).write_bytes(samples.ct()[:-5000])
+    for command in (
+        ("protect", *ESCAPES, "-o", "p", "-r", "alice.pub"),
+        ("remove", *ESCAPES, "-o", "r", "-i", "alice.key"),
+        ("remove", "\x1b[31mabsent.dcm", "-o", "r", "-i", "alice.key"),
+        ("verify", *ESCAPES),
+        ("inspect", ESCAPES[0]),
+        ("protect", ESCAPES[0], "-o", "p", "-r", "\x1b[31mabsent.pub"),
+        ("protect", ESCAPES[0], "-o", "p", "-r", "alice.pub", "--text", "\x1b[31m"),
+        ("\x1b[31mverb",),
+    ):
+        said = miadmark(*command)
+        assert said.status in (1, 2) and said.err and plain(said.err) and plain(said.out), ascii(said)
+
+
+def test_traces_of_other_processes_do_nothing_to_a_terminal(tmp_path: Path, keys: None) -> None:
+    for name in ESCAPES:
+        Path(name).write_bytes(samples.ct()[:-5000])
+    command = (sys.executable, "-m", "monai_miadmark", "protect", *ESCAPES, "-o", "p", "-r", "alice.pub", "--verbose")
+    said = subprocess.run((*command, "--jobs", "2"), capture_output=True, text=True, check=False)
+    assert said.returncode == 1 and said.stderr.count("Traceback") == 3 and plain(said.stderr), ascii(said.stderr)
+
+
+def test_warnings_of_libraries_do_nothing_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with environment(True):
+        warnings.warn("\x1b[2J of a library", stacklevel=1)
+        logging.getLogger("pydicom").warning("%s", "\x1b[2J of a log")
+        try:
+            raise OSError("\x1b[2J of an error")
+        except OSError:
+            logging.getLogger("monai_miadmark").debug("failed", exc_info=True)
+    said = capsys.readouterr().err
+    assert "\x1b" not in said and said.count("\N{REPLACEMENT CHARACTER}[2J of a") == 3 and "Traceback" in said
 
 
 class TestKeygen:

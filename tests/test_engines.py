@@ -46,6 +46,12 @@ class Acting:
         return self
 
     def prepare(self) -> Callable[[Job], Made]:
+        if self.unfit.startswith("killed "):
+            _, often, folder = self.unfit.split(" ", 2)
+            if len(list(Path(folder).glob("*.killed"))) < int(often):
+                Path(folder, f"{os.getpid()}.killed").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return act
         if self.unfit == "die":
             os._exit(3)
         if self.unfit:
@@ -152,6 +158,20 @@ def test_a_task_that_cannot_be_done_is_said_once(tmp_path: Path, unfit: str) -> 
     if unfit != "die":
         with pytest.raises(UnfitError, match=unfit):
             list(SerialEngine().run(Acting(unfit), iter([Job(tmp_path / "0", tmp_path)]), admit))
+
+
+def test_a_process_that_is_killed_at_its_start_is_replaced(tmp_path: Path) -> None:
+    """As often as three times; then the job ends, with the reason."""
+    for often in (2, 9):
+        (tmp_path / f"{often}").mkdir()
+        work = ProcessEngine(1).run(Acting(f"killed {often} {tmp_path}"), jobs(tmp_path / f"{often}", "copy"), admit)
+        if often == 2:
+            assert [outcome.failure for outcome in work] == [None]
+            assert len(list(tmp_path.glob("*.killed"))) == 2
+        else:
+            with pytest.raises(UnfitError, match=r"was killed \(SIGKILL\), perhaps for lack of memory before it could"):
+                list(work)
+            assert len(list(tmp_path.glob("*.killed"))) == 2 + 3
 
 
 @pytest.mark.parametrize("engine", [ProcessEngine(1), SerialEngine()])

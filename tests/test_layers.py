@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "shell",
         "stores",
         "surrogates",
+        "terminal",
         "threads",
         "wrapping",
     ),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from monai_miadmark.arguments import UsageError
 from monai_miadmark.names import PASSPHRASE_ENV
+from monai_miadmark.terminal import TerminalFormatter, shown, shown_lines
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -62,7 +63,7 @@ class Terminated(BaseException):
 def environment(verbose: bool) -> Iterator[None]:
     """Logs and warnings of libraries only on request, and an orderly end when asked to end; all undone afterwards."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("miadmark: %(name)s: %(message)s"))
+    handler.setFormatter(TerminalFormatter())
     handler.setLevel(logging.DEBUG if verbose else logging.CRITICAL)
     ours, root = logging.getLogger("monai_miadmark"), logging.getLogger()
     level = ours.level
@@ -76,10 +77,12 @@ def environment(verbose: bool) -> Iterator[None]:
     ours.setLevel(logging.DEBUG if verbose else level)
     try:
         with warnings.catch_warnings():
+            logging.captureWarnings(verbose)  # what libraries warn of may quote a file name
             if not verbose:
                 warnings.simplefilter("ignore")
             yield
     finally:
+        logging.captureWarnings(False)
         root.removeHandler(handler)
         ours.setLevel(level)
         if in_main:
@@ -87,13 +90,8 @@ def environment(verbose: bool) -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    """A message to a person."""
-    print(f"miadmark: {message}", file=sys.stderr, flush=True)
-
-
-def shown(text: object) -> str:
-    """Text from outside, fit for a terminal: a file name may hold control characters."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+    """A message to a person; whatever it quotes, the terminal acts on nothing of it."""
+    print(f"miadmark: {shown_lines(message)}", file=sys.stderr, flush=True)
 
 
 def say_hints(kinds: Collection[str]) -> None:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from monai_miadmark.gateway.settings import GatewaySettings
 from monai_miadmark.gateway.spool import Spool
 from monai_miadmark.tasks import Task
+from monai_miadmark.terminal import TerminalFormatter
 
 __all__ = ["serve"]
 
@@ -102,7 +103,7 @@ def _digest(task: Task) -> str:
 def _own_log() -> Iterator[None]:
     """Lines of the gateway on standard error, and none of the libraries': those quote what they read."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(TerminalFormatter("%(asctime)s %(levelname)s %(message)s"))
     level, propagate = _log.level, _log.propagate
     foreign = [logging.getLogger(name) for name in _FOREIGN_LOGS]
     before = [(log.level, log.propagate) for log in foreign]

@@ -16,6 +16,7 @@ from monai_miadmark.errors import MIADMarkError
 from monai_miadmark.files import atomic_write, safe_name, sidecar_path
 from monai_miadmark.marking import Marker
 from monai_miadmark.options import PRESETS, ProtectOptions
+from monai_miadmark.terminal import shown
 
 __all__ = ["main", "protect_in_place"]
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None, load: Callable[[], Marker] | No
     unprotected = Audit().unprotected(given.studies)
     if given.check:
         for path in unprotected:
-            print(path)
+            print(shown(path))
         return _FAILED if unprotected else 0
     try:
         keys = KeyFolder(given.keys) if given.keys else KeyFolder.from_environment()
