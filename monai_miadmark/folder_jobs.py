@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from tqdm import tqdm
 
 from monai_miadmark import files, keys
-from monai_miadmark.batch import Report, plan, run_jobs
+from monai_miadmark.batch import Report, notes_folder, plan, run_jobs
 from monai_miadmark.children import PASSPHRASE_ENV
 from monai_miadmark.engines import SerialEngine
 from monai_miadmark.files import Where
@@ -148,7 +148,8 @@ def _run(
         def failed(failure: Failure) -> None:
             bar.write(f"{_shown(failure.path)}: {_shown(failure.reason)}", file=sys.stderr)
 
-        report = run_jobs(planned, task, SerialEngine(), resume=resume, failed=failed, step=bar.update)
+        noted = notes_folder(planned.out, resume)
+        report = run_jobs(planned, task, SerialEngine(), resume=resume, noted=noted, failed=failed, step=bar.update)
     if report.failures:
         raise FailedFilesError(report)
     return report

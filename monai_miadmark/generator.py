@@ -7,8 +7,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from monai.networks.blocks import Convolution
 from torch import Tensor, nn
+
+from monai_miadmark.architectures import PlainConvolution
 
 __all__ = ["LATENT_SIZE", "PerturbationGenerator", "PreviewGenerator", "led_field", "to_mean_one"]
 
@@ -42,19 +43,21 @@ class _Layers(nn.Module):
         self.strength = strength
         self.multiple = 2 * self._PATCH  # of the instance, because TorchScript sees no constants of a class
         self.unshuffle = nn.PixelUnshuffle(self._PATCH)
-        self.enter = Convolution(2, 7 * self._PATCH**2, width, kernel_size=3, conv_only=True)
+        self.enter = PlainConvolution(7 * self._PATCH**2, width, kernel_size=3, conv_only=True)
         self.before = nn.ModuleList(_FilmBlock(width, norm) for _ in range(shallow // 2))
-        self.down = Convolution(2, width, 2 * width, strides=2, kernel_size=3, conv_only=True)
+        self.down = PlainConvolution(width, 2 * width, strides=2, kernel_size=3, conv_only=True)
         self.deep = nn.ModuleList(_FilmBlock(2 * width, norm) for _ in range(deep))
-        self.up = nn.Sequential(Convolution(2, 2 * width, 4 * width, kernel_size=1, conv_only=True), nn.PixelShuffle(2))
+        self.up = nn.Sequential(
+            PlainConvolution(2 * width, 4 * width, kernel_size=1, conv_only=True), nn.PixelShuffle(2)
+        )
         self.after = nn.ModuleList(_FilmBlock(width, norm) for _ in range(shallow - shallow // 2))
-        self.leave = Convolution(2, width, self._PLANES * self._PATCH**2, kernel_size=3, conv_only=True)
+        self.leave = PlainConvolution(width, self._PLANES * self._PATCH**2, kernel_size=3, conv_only=True)
         self.shuffle = nn.PixelShuffle(self._PATCH)
         self.smoothed = list(_SMOOTHED)  # a list, which TorchScript takes
-        self.gates = Convolution(2, width, len(_SMOOTHED), kernel_size=3, conv_only=True)
+        self.gates = PlainConvolution(width, len(_SMOOTHED), kernel_size=3, conv_only=True)
         # Training begins at what surrogates tell, with a little of the network's own.
         nn.init.zeros_(self.gates.conv.weight)
-        self.gates.conv.bias.data = torch.tensor(_GATES)
+        self.gates.conv.bias = nn.Parameter(torch.tensor(_GATES))
         self.leave.conv.weight.data *= 0.3
         self.patterns = _PatternMixture(patterns, pattern_side, 2 * width, self._PLANES) if patterns else None
 
@@ -253,8 +256,8 @@ class _FilmBlock(nn.Module):
 
     def __init__(self, channels: int, norm: bool) -> None:
         super().__init__()
-        self.first = Convolution(2, channels, channels, kernel_size=3, conv_only=True)
-        self.second = Convolution(2, channels, channels, kernel_size=3, conv_only=True)
+        self.first = PlainConvolution(channels, channels, kernel_size=3, conv_only=True)
+        self.second = PlainConvolution(channels, channels, kernel_size=3, conv_only=True)
         self.norm = nn.GroupNorm(8, channels) if norm else nn.Identity()
         self.film = nn.Linear(LATENT_SIZE, 2 * channels)
 

@@ -9,21 +9,24 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 from numpy.typing import NDArray
 
 from monai_miadmark.critic import EnsembleCritic
 from monai_miadmark.descent import Guides, guides_among
 from monai_miadmark.gradient_steps import GradientPerturber
 from monai_miadmark.marking import Perturber
+from monai_miadmark.network_config import NetworkConfig, UnknownConfigError, Values
 from monai_miadmark.options import Preset
 from monai_miadmark.perturbers import GeneratorPerturber
 from monai_miadmark.stacks import as_tensor, one_or_three
 from monai_miadmark.surrogates import SurrogateEnsemble, robust_name
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigParser
 
 __all__ = [
     "HASHES",
@@ -103,7 +106,7 @@ class BundleMarker:
 
     def __init__(self, root: Path, device: torch.device, exclude: tuple[str, ...] = ()) -> None:
         self.root, self.device, self.exclude = root, device, exclude
-        parser = load_config(root)
+        parser = network_config(root)
         self.modes: dict[str, str] = parser.get_parsed_content("modes")
         models = root / "models"
         check_listed(models)
@@ -119,7 +122,7 @@ class BundleMarker:
     def generator(self) -> GeneratorPerturber:
         """The generator of the bundle."""
         check_weights(self.root / "models", ["model.pt"])
-        return GeneratorPerturber(_built(load_config(self.root), "generator"), self.device)
+        return GeneratorPerturber(_built(network_config(self.root), "generator"), self.device)
 
     @property
     def modalities(self) -> list[str]:
@@ -136,7 +139,7 @@ class BundleMarker:
         if name not in self.modes:
             raise ValueError(f"modality must be auto or one of {', '.join(self.modes)}, not {modality!r}")
         if name not in self._specialists:
-            parser = load_config(self.root, dataset=name)
+            parser = network_config(self.root, name)
             names, robust, aside = surrogates_without(parser, self.exclude)
             forms = [*names, *map(robust_name, (*robust, *aside))]
             check_weights(self.root / "models", [f"{name}_{n}.pt" for n in forms])
@@ -178,7 +181,7 @@ def bundle_root() -> Path:
     raise FileNotFoundError("the miadmark bundle is not installed with the package")
 
 
-def surrogates_without(parser: ConfigParser, exclude: Iterable[str] = ()) -> tuple[list[str], list[str], list[str]]:
+def surrogates_without(parser: Values, exclude: Iterable[str] = ()) -> tuple[list[str], list[str], list[str]]:
     """Architectures of an ensemble that leaves some out: its members, and those that it has in a robust form as well
     and in that form alone."""
     left_out = set(exclude)
@@ -214,13 +217,23 @@ def check_weights(models_dir: Path, names: Iterable[str]) -> None:
 
 def load_config(root: Path, *names: str, **overrides: Any) -> ConfigParser:
     """Parser over some configuration files of the bundle; with ``networks.yaml`` alone if none is named."""
+    from monai.bundle import ConfigParser  # takes seconds, and marking with the bundle that ships needs none of it
+
     parser = ConfigParser()
     parser.read_config([str(root / "configs" / name) for name in (names or ("networks.yaml",))])
     parser.update({"bundle_root": str(root), **overrides})
     return parser
 
 
-def _built(parser: ConfigParser, name: str) -> Any:
+def network_config(root: Path, dataset: str | None = None) -> Values:
+    """``networks.yaml`` of a bundle, read without MONAI if it says nothing that only MONAI understands."""
+    try:
+        return NetworkConfig(root, dataset)
+    except (UnknownConfigError, AttributeError, KeyError, TypeError):
+        return load_config(root) if dataset is None else load_config(root, dataset=dataset)
+
+
+def _built(parser: Values, name: str) -> Any:
     """Networks of a configuration; the random weights that they begin with leave no trace in PyTorch's generator."""
     with torch.random.fork_rng(devices=[]):
         return parser.get_parsed_content(name)
@@ -241,5 +254,5 @@ def load_marker(
         ValueError: weights that are not the released ones.
     """
     root = Path(root) if root else bundle_root()
-    chosen = torch.device(device) if device else load_config(root).get_parsed_content("device")
+    chosen = torch.device(device) if device else network_config(root).get_parsed_content("device")
     return BundleMarker(root, chosen, exclude)

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from monai.networks.nets import Classifier
 from torch import Tensor, nn
 
+from monai_miadmark.architectures import PlainClassifier
 from monai_miadmark.surrogates import to_square
 
 __all__ = ["ModalityRouter"]
@@ -29,14 +29,7 @@ class ModalityRouter(nn.Module):
     def __init__(self, names: Sequence[str], side: int = 32) -> None:
         super().__init__()
         self.names, self.side = tuple(names), side
-        self.network = Classifier(
-            in_shape=(3, side, side),
-            classes=len(self.names),
-            channels=(8, 16, 16),
-            strides=(2, 2, 2),
-            num_res_units=0,
-            norm="batch",
-        )
+        self.network = PlainClassifier((3, side, side), len(self.names), channels=(8, 16, 16), strides=(2, 2, 2))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of display images."""

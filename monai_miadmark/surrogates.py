@@ -215,8 +215,11 @@ def save_weights(network: nn.Module, path: str | Path, bits: int = 16) -> None:
 
 
 def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
-    """Read what :func:`save_weights` wrote (or any plain state dict) into ``network`` and return it."""
-    network.load_state_dict(_read_state(path))
+    """Read what :func:`save_weights` wrote (or any plain state dict) into ``network`` and return it.
+
+    A network on the ``meta`` device, which has no numbers yet, takes the tensors that were read.
+    """
+    network.load_state_dict(_read_state(path), assign=any(value.is_meta for value in network.state_dict().values()))
     return network
 
 

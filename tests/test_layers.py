@@ -20,7 +20,7 @@ ROOT = Path(monai_miadmark.__file__).resolve().parent
 # From the bottom up: a module may import modules of lower layers only; parts of one package may import each other where
 # that makes no cycle. A part that is not named stands with its package. A module that is named nowhere fails the test.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("", "errors", "names"),
+    ("", "architectures", "errors", "names"),
     (
         "adversarial_training",
         "atomic",
@@ -64,7 +64,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "stacks",
         "windows",
     ),
-    ("arguments", "budget", "descent", "envelope", "exact", "formats", "keys"),
+    ("arguments", "budget", "descent", "envelope", "exact", "formats", "keys", "network_config"),
     ("bindings", "critic", "key_facts", "locating", "masks", "options", "perturbers", "record", "soft_likeness"),
     ("gradient_steps", "placement", "protocols", "seal"),
     ("marking",),
@@ -84,6 +84,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 TORCH_SIDE = {
     "adversarial_training",
     "apps",
+    "architectures",
     "classifiers",
     "critic",
     "demo",
@@ -95,6 +96,7 @@ TORCH_SIDE = {
     "initial_weights",
     "marker",
     "modalities",
+    "network_config",
     "perturbers",
     "probe",
     "removal_loop",

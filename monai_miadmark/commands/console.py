@@ -32,10 +32,10 @@ __all__ = [
     "ask_passphrase",
     "ask_yes",
     "environment",
-    "progress_bar",
     "say",
     "say_hints",
     "shown",
+    "shown_progress",
 ]
 
 FAILED, USAGE, INTERRUPTED, PIPE_CLOSED, TERMINATED = 1, 2, 130, 141, 143
@@ -101,7 +101,7 @@ def say_hints(kinds: Collection[str]) -> None:
             say(f"hint: {hint}")
 
 
-def progress_bar(total: int, unit: str, quiet: bool = False) -> tqdm:
+def shown_progress(total: int, unit: str, quiet: bool = False) -> tqdm:
     """A progress bar on a terminal, nothing elsewhere."""
     from tqdm import tqdm  # not before there is something to show: it takes as long as all the rest of --help
 

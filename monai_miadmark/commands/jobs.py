@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from monai_miadmark import batch, files, keys
 from monai_miadmark.arguments import MAX_DEFAULT_JOBS, UsageError
-from monai_miadmark.commands.console import FAILED, Terminated, ask_yes, progress_bar, say, shown
+from monai_miadmark.commands.console import FAILED, Terminated, ask_yes, say, shown, shown_progress
 from monai_miadmark.commands.key_files import checked, new_passphrase, opening_of, recipients_of, unlocked
 from monai_miadmark.commands.rehearsal import rehearse
 from monai_miadmark.commands.summary import JobTeller, skipped_kinds
@@ -217,7 +217,7 @@ def _run(options: Namespace, task: Task, name: Callable[[Path], str | None], don
         noted = batch.notes_folder(options.out, options.resume)
     report = batch.Report()
     try:
-        with progress_bar(len(planned.jobs), "file", options.quiet) as bar:
+        with shown_progress(len(planned.jobs), "file", options.quiet) as bar:
             batch.run_jobs(
                 planned,
                 task,
@@ -317,7 +317,7 @@ def _write_report(
     if not isinstance(task, ProtectTask | RemoveTask):
         raise TypeError("only protect and remove have reports")
     try:
-        with progress_bar(0, "image") as bar:
+        with shown_progress(0, "image") as bar:
 
             def step(done: int, total: int) -> None:
                 bar.total = total

@@ -13,7 +13,7 @@ from typing import Literal
 from monai_miadmark.argument_types import local_path
 from monai_miadmark.arguments import UsageError, command_line, place
 from monai_miadmark.commands import VERBS
-from monai_miadmark.commands.console import FAILED, progress_bar, say, say_hints, shown
+from monai_miadmark.commands.console import FAILED, say, say_hints, shown, shown_progress
 from monai_miadmark.commands.fish import fish_script
 from monai_miadmark.errors import MIADMarkError
 
@@ -42,7 +42,7 @@ def preview(options: Namespace) -> int:
         drawn = None if mask is None else (mask.read_bytes(), mask.name)
         data = options.file.read_bytes()
         marker = default_marker()
-        with progress_bar(len(choices), "preset") as bar:
+        with shown_progress(len(choices), "preset") as bar:
             made = previews.preview(
                 data,
                 options.file.name,
