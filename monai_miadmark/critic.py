@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from monai_miadmark.descent import Guides, guides_among
 from monai_miadmark.diversity import gaussian_blur
+from monai_miadmark.numerics import own_numerics
 from monai_miadmark.stacks import as_tensor, batches, beside_each_other, three_channels
 from monai_miadmark.surrogates import SurrogateEnsemble, attack_margin, to_square
 
@@ -43,6 +44,7 @@ class EnsembleCritic:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(members={len(self.ensemble.members)}, device={str(self.device)!r})"
 
+    @own_numerics()
     def saliency(self, images: NDArray[np.float32], quick: bool = False) -> NDArray[np.float32]:
         """Smoothed gradient-times-image of the consensus class, ``(N, h, w)``, summing to 1 on each slice.
 
@@ -60,7 +62,7 @@ class EnsembleCritic:
             x = three_channels(as_tensor(images[part], self.device)).clone().requires_grad_()
             told = self.ensemble(x)
             labels = torch.stack([F.softmax(logits.detach(), 1) for logits in told]).mean(0).argmax(1)
-            total = torch.zeros(x.shape[0], 1, *x.shape[2:], device=self.device)
+            total = x.new_zeros(x.shape[0], 1, *x.shape[2:])
             for logits in told:
                 score = F.log_softmax(logits, 1).gather(1, labels[:, None]).sum()
                 (gradient,) = torch.autograd.grad(score, x)
@@ -86,6 +88,7 @@ class EnsembleCritic:
 
         return np.concatenate(list(beside_each_other(map_of, len(images), self.device)))
 
+    @own_numerics()
     def effect(self, images: NDArray[np.float32], clean: NDArray[np.float32]) -> NDArray[np.float32]:
         """Mean negative margin of the clean image's classes, ``(N,)``: higher where the marked image misleads more.
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Sequence
-from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from monai_miadmark.generator import led_field, to_mean_one
+from monai_miadmark.numerics import loading, own_numerics
 from monai_miadmark.stacks import as_tensor, beside_each_other, one_or_three
 from monai_miadmark.surrogates import Surrogate, SurrogateEnsemble, attack_margin, to_square
 
@@ -50,6 +50,7 @@ class Guides:
         if not surrogates:
             raise ValueError("somebody has to be asked")
         self.surrogates, self.device = tuple(surrogates), torch.device(device)
+        self._quick: list[Surrogate] | None = None
         self._last: tuple[bytes, NDArray[np.float32], NDArray[np.float32]] | None = None
 
     def __repr__(self) -> str:
@@ -61,11 +62,15 @@ class Guides:
         """All but what was found for the last images: it does not travel to other processes."""
         return {**self.__dict__, "_last": None}
 
-    @cached_property
+    @property
     def quick(self) -> list[Surrogate]:
         """The surrogates, :func:`folded`."""
-        return [folded(surrogate).to(self.device) for surrogate in self.surrogates]
+        with loading:
+            if self._quick is None:
+                self._quick = [folded(surrogate).to(self.device) for surrogate in self.surrogates]
+            return self._quick
 
+    @own_numerics()
     def directions(self, clean: NDArray[np.float32]) -> NDArray[np.float32]:
         """What the first surrogate says about images, see :func:`descent_direction`; not enlarged.
 
@@ -77,6 +82,7 @@ class Guides:
         """
         return self._first(clean)[0]
 
+    @own_numerics()
     def led(
         self, clean: NDArray[np.float32], images: NDArray[np.float32], budget: NDArray[np.float32]
     ) -> NDArray[np.float32]:
@@ -180,6 +186,7 @@ def _descent_as_seen(guide: Surrogate, images: Tensor, posterior: Tensor | None 
         return -to_mean_one(gradient), classes
 
 
+@own_numerics()
 @torch.inference_mode(False)  # weights that were made in that mode could not take part in gradients
 @torch.no_grad()
 def folded(surrogate: Surrogate) -> Surrogate:
@@ -202,7 +209,7 @@ def folded(surrogate: Surrogate) -> Surrogate:
     hooks += [m.register_forward_pre_hook(enter) for m in quick.modules() if isinstance(m, nn.BatchNorm2d)]
     device = next((p.device for p in quick.parameters()), None)
     side, seed = quick.input_size, torch.Generator().manual_seed(0)
-    image = torch.rand((1, 3, side, side), generator=seed).to(device)
+    image = torch.rand((1, 3, side, side), generator=seed, dtype=torch.float32).to(device)
     expected = quick(image)
     for hook in hooks:
         hook.remove()

@@ -79,7 +79,7 @@ class InputDiversity:
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Changed copy of ``(B, C, h, w)`` in [0, 1]; the size may differ, the range stays."""
-        draw = torch.rand(11, generator=generator).tolist()
+        draw = torch.rand(11, generator=generator, dtype=torch.float32).tolist()
         if draw[0] >= self.chance:
             return images
         height, width = images.shape[-2:]
@@ -97,7 +97,7 @@ class InputDiversity:
         exponent = self.gamma ** (2 * draw[7] - 1)
         x = x.clamp(1e-3, 1) ** exponent
         if self.noise:
-            noise = torch.randn(x.shape, generator=generator).to(x.device)
+            noise = torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x.device)
             x = x + self.noise * draw[8] * noise
         return x.clamp(0, 1)
 
@@ -139,14 +139,14 @@ class BlockShuffle:
     def _shuffled(self, images: Tensor, axis: int, generator: torch.Generator) -> list[Tensor]:
         """Strips along an axis, of which none is more than three times as wide as another, in random order."""
         side = images.shape[axis]
-        shares = torch.rand(self.blocks, generator=generator) + 0.5
+        shares = torch.rand(self.blocks, generator=generator, dtype=torch.float32) + 0.5
         ends = (shares.cumsum(0) / shares.sum() * side).round().int().tolist()[:-1]
         strips = images.tensor_split(ends, axis)
         return [strips[i] for i in torch.randperm(self.blocks, generator=generator).tolist()]
 
     def _turned(self, block: Tensor, generator: torch.Generator) -> Tensor:
         """A block turned by a random angle, in its own frame."""
-        angle = math.radians(self.degrees * (2 * float(torch.rand((), generator=generator)) - 1))
+        angle = math.radians(self.degrees * (2 * float(torch.rand((), generator=generator, dtype=torch.float32)) - 1))
         cos, sin = math.cos(angle), math.sin(angle)
         turn = block.new_tensor(((cos, -sin, 0.0), (sin, cos, 0.0))).expand(len(block), 2, 3)
         grid = F.affine_grid(turn, list(block.shape), align_corners=False)

@@ -17,6 +17,7 @@ from monai_miadmark import stacks
 from monai_miadmark.budget import Visibility
 from monai_miadmark.diversity import BlockShuffle, Diversity, InputDiversity, gaussian_blur
 from monai_miadmark.generator import to_mean_one
+from monai_miadmark.numerics import own_numerics
 from monai_miadmark.perturbers import GeneratorPerturber, field_channels, random_generator
 from monai_miadmark.soft_likeness import SoftLikeness, away_from_logo
 from monai_miadmark.stacks import as_tensor, beside_each_other, three_channels
@@ -101,6 +102,7 @@ class GradientPerturber:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(steps={self.steps}, start={self.start!r}, device={str(self.device)!r})"
 
+    @own_numerics()
     def perturb(
         self, images: NDArray[np.float32], clean: NDArray[np.float32], budget: NDArray[np.float32], latent: bytes
     ) -> NDArray[np.float32]:
@@ -109,7 +111,8 @@ class GradientPerturber:
             first = self.start.perturb(images, clean, budget, latent)
         else:
             shape = (len(images), field_channels(images.shape[1]), *images.shape[2:])
-            first = (torch.rand(shape, generator=random_generator(latent, "start")).numpy() - 0.5).astype(np.float32)
+            drawn = torch.rand(shape, generator=random_generator(latent, "start"), dtype=torch.float32)
+            first = drawn.numpy() - np.float32(0.5)
 
         @torch.inference_mode(False)  # protection may run inside a caller's evaluation, and needs gradients there too
         @torch.enable_grad()
@@ -158,7 +161,7 @@ class GradientPerturber:
                 seen = self.thrift * to_mean_one(seen)
                 rough, gradient = rough + (plain + smoothed) * seen, to_mean_one(gradient) + seen
             rate = self.step_size * (1 - 0.8 * min(step / self.steps, 1.0))
-            field.step(rough, gradient, rate * unsettled[:, None, None, None])
+            field.step(rough, gradient, rate * unsettled.to(gradient)[:, None, None, None])
         return field.whole()
 
     def _viewed(self, marked: Tensor, rng: torch.Generator) -> Tensor:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from monai_miadmark.descent import Guides, guides_among
 from monai_miadmark.gradient_steps import GradientPerturber
 from monai_miadmark.marking import Perturber
 from monai_miadmark.network_config import NetworkConfig, UnknownConfigError, Values
+from monai_miadmark.numerics import building_networks, loading, own_numerics
 from monai_miadmark.options import Preset
 from monai_miadmark.perturbers import GeneratorPerturber
 from monai_miadmark.stacks import as_tensor, one_or_three
@@ -34,9 +34,11 @@ __all__ = [
     "EnsembleMarker",
     "bundle_root",
     "check_weights",
+    "default_marker",
     "load_config",
     "load_marker",
     "surrogates_without",
+    "usable_device",
 ]
 
 HASHES = "SHA256SUMS"
@@ -112,17 +114,22 @@ class BundleMarker:
         check_listed(models)
         self._generator_allowed = not set(exclude) & set(parser["generator_surrogates"])
         check_weights(models, ["router.pt"])
-        self._router = _built(parser, "router").to(device).eval().requires_grad_(False)
+        self._router = _built(parser, "router", device).eval().requires_grad_(False)
         self._specialists: dict[str, EnsembleMarker] = {}
+        self._generator: GeneratorPerturber | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(modalities={list(self.modes)}, device={str(self.device)!r})"
 
-    @cached_property
+    @property
     def generator(self) -> GeneratorPerturber:
         """The generator of the bundle."""
-        check_weights(self.root / "models", ["model.pt"])
-        return GeneratorPerturber(_built(network_config(self.root), "generator"), self.device)
+        with loading:
+            if self._generator is None:
+                check_weights(self.root / "models", ["model.pt"])
+                built = _built(network_config(self.root), "generator", self.device)
+                self._generator = GeneratorPerturber(built, self.device)
+            return self._generator
 
     @property
     def modalities(self) -> list[str]:
@@ -138,22 +145,23 @@ class BundleMarker:
         name = self.recognize(images) if modality == "auto" else modality
         if name not in self.modes:
             raise ValueError(f"modality must be auto or one of {', '.join(self.modes)}, not {modality!r}")
-        if name not in self._specialists:
-            parser = network_config(self.root, name)
-            names, robust, aside = surrogates_without(parser, self.exclude)
-            forms = [*names, *map(robust_name, (*robust, *aside))]
-            check_weights(self.root / "models", [f"{name}_{n}.pt" for n in forms])
-            parser["surrogate_names"], parser["aside_names"] = names, aside
-            ensemble = _built(parser, "ensemble").to(self.device)
-            self._specialists[name] = EnsembleMarker(
-                (lambda: self.generator) if self._generator_allowed else None,
-                ensemble,
-                self.device,
-                parser["guide_names"],
-                name,
-            )
-        return self._specialists[name]
+        with loading:
+            if name not in self._specialists:
+                self._specialists[name] = self._loaded(name)
+            return self._specialists[name]
 
+    def _loaded(self, name: str) -> EnsembleMarker:
+        """The marker for a modality, its weights just read."""
+        parser = network_config(self.root, name)
+        names, robust, aside = surrogates_without(parser, self.exclude)
+        forms = [*names, *map(robust_name, (*robust, *aside))]
+        check_weights(self.root / "models", [f"{name}_{n}.pt" for n in forms])
+        parser["surrogate_names"], parser["aside_names"] = names, aside
+        ensemble = _built(parser, "ensemble", self.device)
+        generator = (lambda: self.generator) if self._generator_allowed else None
+        return EnsembleMarker(generator, ensemble, self.device, parser["guide_names"], name)
+
+    @own_numerics()
     @torch.inference_mode()
     def recognize(self, images: NDArray[np.float32]) -> str:
         """The modality that images ``(N, C, h, w)`` in [0, 1] are taken for: gray or color ones only, as they are.
@@ -233,10 +241,10 @@ def network_config(root: Path, dataset: str | None = None) -> Values:
         return load_config(root) if dataset is None else load_config(root, dataset=dataset)
 
 
-def _built(parser: Values, name: str) -> Any:
-    """Networks of a configuration; the random weights that they begin with leave no trace in PyTorch's generator."""
-    with torch.random.fork_rng(devices=[]):
-        return parser.get_parsed_content(name)
+def _built(parser: Values, name: str, device: torch.device) -> Any:
+    """Networks of a configuration on a device."""
+    with building_networks():
+        return parser.get_parsed_content(name).to(device)
 
 
 def load_marker(
@@ -246,13 +254,51 @@ def load_marker(
 
     Args:
         root: bundle folder; default: the one that comes with the package.
-        device: default: CUDA if there is any, else the CPU.
+        device: see :func:`usable_device`; default: what the bundle says, CUDA if there is any, else the CPU.
         exclude: architectures to leave out, for leave-one-out measurements.
 
     Raises:
         FileNotFoundError: no bundle, or weights are missing.
-        ValueError: weights that are not the released ones.
+        ValueError: weights that are not the released ones, or a device that is not here.
     """
     root = Path(root) if root else bundle_root()
-    chosen = torch.device(device) if device else network_config(root).get_parsed_content("device")
+    chosen = usable_device(device if device else network_config(root).get_parsed_content("device"))
     return BundleMarker(root, chosen, exclude)
+
+
+_defaults: dict[torch.device, BundleMarker] = {}
+
+
+def default_marker(device: torch.device | str | None = None) -> BundleMarker:
+    """The marker of the bundle that comes with the package, loaded once per process, however many threads ask for it.
+
+    Args:
+        device: see :func:`usable_device`.
+
+    Raises:
+        as :func:`load_marker`.
+    """
+    chosen = usable_device(device)
+    with loading:
+        if chosen not in _defaults:
+            _defaults[chosen] = load_marker(device=chosen)
+        return _defaults[chosen]
+
+
+def usable_device(device: torch.device | str | None = None) -> torch.device:
+    """A device that works, by its name in PyTorch.
+
+    Args:
+        device: e.g. ``cpu``, ``cuda`` or ``cuda:1``; default: CUDA if there is any, else the CPU.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=device).cpu()
+        return torch.device(device)
+    except Exception as error:  # each backend that is absent, or cannot be used, raises another kind
+        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
+        raise ValueError(f"device {str(device)!r} cannot be used here: {reason}") from error

@@ -65,11 +65,13 @@ def opinion(ensemble: SurrogateEnsemble, clean: NDArray[np.float32], marked: NDA
     """
     import torch
 
+    from monai_miadmark.numerics import own_numerics
+
     if clean.shape != marked.shape or not len(clean):
         raise ValueError(f"need slices of one shape, not {clean.shape} and {marked.shape}")
     device = next(ensemble.parameters()).device
     sums, asked = np.zeros(3), 0
-    with torch.inference_mode():
+    with own_numerics(), torch.inference_mode():
         for first in range(0, len(clean), _BATCH):
             batches = (
                 torch.from_numpy(_colors(images[first : first + _BATCH])).to(device) for images in (clean, marked)

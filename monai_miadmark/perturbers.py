@@ -13,6 +13,7 @@ from torch import Tensor
 
 from monai_miadmark.descent import Guides, enlarged
 from monai_miadmark.generator import LATENT_SIZE, PerturbationGenerator
+from monai_miadmark.numerics import own_numerics
 from monai_miadmark.stacks import as_tensor, beside_each_other, one_or_three
 
 __all__ = ["GeneratorPerturber", "field_channels", "latent_tensor", "random_generator"]
@@ -31,7 +32,7 @@ def field_channels(channels: int) -> int:
 
 def latent_tensor(latent: bytes, count: int) -> Tensor:
     """``(count, LATENT_SIZE)`` standard normal numbers, another row for each slice."""
-    return torch.randn((count, LATENT_SIZE), generator=random_generator(latent, "latent"))
+    return torch.randn((count, LATENT_SIZE), generator=random_generator(latent, "latent"), dtype=torch.float32)
 
 
 class GeneratorPerturber:
@@ -58,6 +59,7 @@ class GeneratorPerturber:
         """The same generator hearing surrogates; best those that it heard in training."""
         return GeneratorPerturber(self.generator, self.device, guides)
 
+    @own_numerics()
     def perturb(
         self, images: NDArray[np.float32], clean: NDArray[np.float32], budget: NDArray[np.float32], latent: bytes
     ) -> NDArray[np.float32]:

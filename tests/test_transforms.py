@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import base64
 import copy
+import inspect
 import itertools
 import pickle
+import re
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,10 @@ import numpy as np
 import pytest
 import samples
 import torch
-from doubles import NoiseMarker
+from bundle_copies import needs_weights
+from doubles import BLUNT, NoiseMarker
 from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, decollate_batch, list_data_collate
-from monai.transforms import Compose, EnsureTyped, Flip, LoadImage, LoadImaged, Resize
+from monai.transforms import Compose, EnsureTyped, Flip, LoadImage, LoadImaged, Resize, SaveImage
 from numpy.typing import NDArray
 
 from monai_miadmark import marker as default_markers
@@ -43,6 +47,8 @@ from monai_miadmark.seal import grant, inspect_envelope
 from monai_miadmark.transforms import (
     LAYOUT_KEY,
     RECORD_KEY,
+    MIADMarkReader,
+    MIADMarkWriter,
     ProtectWithMIADMark,
     ProtectWithMIADMarkD,
     ProtectWithMIADMarkd,
@@ -228,9 +234,35 @@ class TestOptions:
         with pytest.raises(TypeError, match="path of a key file"):
             ProtectWithMIADMark([3])  # type: ignore[list-item]
 
-    def test_fields_change_options(self, keys: Path) -> None:
-        transform = ProtectWithMIADMark(keys / "alice.pub", ProtectOptions(preset="strong"), style="invisible")
-        assert (transform.options.preset, transform.options.style) == ("strong", "invisible")
+    def test_arguments_change_options(self, keys: Path) -> None:
+        own = ProtectOptions(preset="strong", text="CLINIC")
+        transform = ProtectWithMIADMark(keys / "alice.pub", own, style="invisible", modality="skin")
+        changed = replace(own, style="invisible", modality="skin")
+        assert transform.options == changed
+        mapped = ProtectWithMIADMarkd(
+            "image", keys / "alice.pub", text="A", logo="banner", region="none", region_budget=0.1
+        )
+        options = mapped.protector.options
+        assert (options.text, options.logo, options.region, options.region_budget) == ("A", Path("banner"), "none", 0.1)
+
+    def test_every_choice_is_an_argument_with_a_name(self) -> None:
+        """What tools and pages show: no ``**kwargs`` that hide what there is to choose."""
+        choices = {field.name for field in fields(ProtectOptions)} - {"allow_label_maps"}  # nothing that arrays ask
+        array, mapped = (inspect.signature(kind).parameters for kind in (ProtectWithMIADMark, ProtectWithMIADMarkd))
+        assert choices | {"device"} <= array.keys() <= mapped.keys()
+        removing = [inspect.signature(kind).parameters for kind in (RemoveMIADMark, RemoveMIADMarkd)]
+        assert removing[0].keys() <= removing[1].keys()
+        for parameters in (array, mapped, *removing):
+            assert all(p.kind is not p.VAR_KEYWORD and p.annotation is not p.empty for p in parameters.values())
+
+    def test_devices(self, keys: Path) -> None:
+        pub = keys / "alice.pub"
+        with pytest.raises(ValueError, match="device 'nonsense' cannot be used here"):
+            ProtectWithMIADMark(pub, device="nonsense")(picture())
+        with pytest.raises(ValueError, match="device 'meta' cannot be used here"):
+            ProtectWithMIADMarkd("image", pub, device=torch.device("meta"))({"image": picture()})
+        with pytest.raises(ValueError, match="leave out device"):
+            ProtectWithMIADMark(pub, device="cpu", marker=NoiseMarker())
 
     def test_the_window_sets_the_budget(self, alice: HpkeIdentity) -> None:
         original = picture("int32") // 2**20
@@ -266,9 +298,9 @@ class TestRefusals:
         with pytest.raises(UnsupportedImageError, match=dtype):
             protect(torch.zeros((1, 8, 8), dtype=getattr(torch, dtype)))
 
-    @pytest.mark.parametrize("shape", [(8, 8), (5, 8, 8), (0, 8, 8), (1, 0, 8), (1, 2, 8, 8, 8)])
-    def test_shapes(self, shape: tuple[int, ...], protect: ProtectWithMIADMark) -> None:
-        with pytest.raises(UnsupportedImageError):
+    @pytest.mark.parametrize("shape", [(8, 8), (0, 8, 8), (1, 0, 8), (1, 2, 8, 0), (2, 9, 9, 9, 9), (1,) * 6])
+    def test_shapes_as_they_were_given(self, shape: tuple[int, ...], protect: ProtectWithMIADMark) -> None:
+        with pytest.raises(UnsupportedImageError, match=re.escape(str(shape))):
             protect(np.zeros(shape, np.uint8))
 
     def test_other_objects(self, protect: ProtectWithMIADMark) -> None:
@@ -279,6 +311,24 @@ class TestRefusals:
         batch = list_data_collate([{"image": MetaTensor(torch.from_numpy(picture()))}] * 2)["image"]
         with pytest.raises(ValueError, match="decollate"):
             protect(batch)
+
+    @pytest.mark.parametrize("shape", [(2, 1, 36, 28), (1, 3, 36, 28), (8, 1, 36, 28), (1, 1, 36, 28, 9)])
+    @pytest.mark.parametrize("container", ["numpy", "torch", "meta"])
+    def test_batches_without_meta_data(
+        self, shape: tuple[int, ...], container: str, protect: ProtectWithMIADMark
+    ) -> None:
+        batch = contain(np.zeros(shape, np.int16), container)
+        with pytest.raises(ValueError, match=f"{re.escape(str(shape))} looks like a batch.*decollate_batch"):
+            protect(batch)
+
+    def test_volumes_that_are_thin_come_from_readers(
+        self, protect: ProtectWithMIADMark, remove: RemoveMIADMark, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "thin.nii"
+        nib.Nifti1Image(picture("int16")[0, None, :, :20].repeat(2, 0), np.diag([9, 1, 1, 1])).to_filename(path)
+        image = LoadImage(ensure_channel_first=True, dtype=None)(path)
+        assert tuple(image.shape) == (1, 2, 36, 20)
+        np.testing.assert_array_equal(remove(protect(image)), image)
 
     def test_pending_operations(self, protect: ProtectWithMIADMark) -> None:
         lazy = Flip(0, lazy=True)(MetaTensor(torch.from_numpy(picture("float32"))))
@@ -450,6 +500,58 @@ class TestPipelines:
             np.testing.assert_array_equal(bits(cached[0]["image"]), bits(picture("float32")))
 
 
+class TestTimePoints:
+    """Arrays with more axes or channels than an image has."""
+
+    @pytest.fixture
+    def bold(self, tmp_path: Path) -> Path:
+        """Functional MRI as scanners' files have it: 4D, a moving texture."""
+        rng = np.random.default_rng(3)
+        volume = (600 + 300 * rng.random((20, 18, 3, 1)) + 40 * rng.random((20, 18, 3, 7))).astype(np.int16)
+        nib.Nifti1Image(volume, np.diag([-3.0, 3, 3, 1])).to_filename(tmp_path / "bold.nii")
+        return tmp_path / "bold.nii"
+
+    def test_functional_mri(self, bold: Path, keys: Path) -> None:
+        load = LoadImaged("image", ensure_channel_first=True, dtype=None)
+        original = load({"image": str(bold)})["image"]
+        assert tuple(original.shape) == (7, 20, 18, 3)  # MONAI takes time for channels
+        mask = np.zeros((20, 18, 3), bool)
+        mask[4:9, 5:12, 1] = True
+        mapped = ProtectWithMIADMarkd("image", keys / "alice.pub", mask_key="mask", marker=NoiseMarker())
+        protected = mapped({"image": original, "mask": mask})
+        assert protected["image"].shape == original.shape
+        changed = bits(protected["image"]) != bits(original)
+        assert not changed[:, mask].any() and all(volume[~mask].mean() > 0.2 for volume in changed)
+        restored = RemoveMIADMarkd("image", keys / "alice.key")(protected)["image"]
+        np.testing.assert_array_equal(bits(restored), bits(original))
+
+    def test_functional_mri_in_files(self, bold: Path, keys: Path, tmp_path: Path) -> None:
+        load = LoadImage(ensure_channel_first=True, dtype=None)
+        protected = ProtectWithMIADMark(keys / "alice.pub", marker=NoiseMarker())(load(bold))
+        SaveImage(tmp_path, "", ".nii.gz", writer=MIADMarkWriter, separate_folder=False, print_log=False)(protected)
+        again = load(tmp_path / "bold.nii.gz")
+        np.testing.assert_array_equal(bits(again), bits(protected))
+        read = LoadImage(reader=MIADMarkReader(keys / "alice.key"), ensure_channel_first=True, dtype=None)
+        np.testing.assert_array_equal(bits(read(tmp_path / "bold.nii.gz")), bits(load(bold)))
+
+    @pytest.mark.parametrize("axes", ["xy", "ij"])
+    @pytest.mark.parametrize("shape", [(1, 9, 8, 3, 2), (1, 9, 8, 3, 6), (1, 9, 8, 1, 1), (5, 9, 8), (6, 9, 8, 2)])
+    def test_any_number(self, shape: tuple[int, ...], axes: str, alice: HpkeIdentity) -> None:
+        original = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
+        protected, record = ProtectWithMIADMark(alice.recipient, axes=axes, marker=NoiseMarker()).protect(original)
+        assert protected.shape == shape and (protected != original).any()
+        np.testing.assert_array_equal(RemoveMIADMark(alice, axes=axes)(protected, record), original)
+
+    def test_each_is_an_image(self) -> None:
+        """Slices of one time point lie together, as those of a volume do."""
+        array = np.arange(2 * 3 * 4 * 5, dtype=np.int16).reshape(1, 2, 3, 4, 5)
+        layout = Layout("xy")
+        stored = layout.to_stored(array)
+        for t in range(5):
+            np.testing.assert_array_equal(stored[4 * t : 4 * t + 4], layout.to_stored(array[..., t]))
+        np.testing.assert_array_equal(layout.to_stored(np.moveaxis(array[0], -1, 0)), stored)
+
+
 class TestSecrets:
     def test_nothing_secret_is_pickled_or_shown(self, keys: Path) -> None:
         remover = RemoveMIADMarkd("image", keys / "alice.key", require_signer=keys / "custodian.pub")
@@ -515,7 +617,7 @@ class TestLayout:
         stored = NiftiCarrier().open_source(nib.Nifti1Image(array, affine).to_bytes(), "x.nii").image.values
         layout = layout_of("xy", {"affine": torch.from_numpy(affine), "original_affine": affine, "space": "RAS"})
         np.testing.assert_array_equal(layout.to_stored(array[None]), stored)
-        np.testing.assert_array_equal(layout.to_array(stored, 4), array[None])
+        np.testing.assert_array_equal(layout.to_array(stored, (1, 2, 3, 4)), array[None])
         assert Layout.parse(str(layout)) == layout
         turned = np.diag([-1.0, -1, 1, 1]) @ affine
         assert layout == layout_of("xy", {"affine": turned, "original_affine": turned, "space": "LPS"})
@@ -528,6 +630,26 @@ class TestLayout:
         assert layout_of("xy", resized.meta) == Layout("xy")
         swapped = np.eye(4)[:, [1, 0, 2, 3]]
         assert layout_of("xy", {"affine": swapped, "original_affine": swapped}) == Layout("xy")
+
+
+@needs_weights
+def test_threads_share_one_marker(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``CacheDataset`` runs its transforms in threads, which all come for the networks at once."""
+    read: list[str] = []
+
+    def counted(path: Any, *more: Any, **named: Any) -> Any:
+        read.append(Path(path).name)
+        return load(path, *more, **named)
+
+    load = torch.load
+    monkeypatch.setattr(torch, "load", counted)
+    monkeypatch.setattr(default_markers, "_defaults", {})
+    protect = ProtectWithMIADMarkd("image", keys / "alice.pub", preset=BLUNT, modality="brain_mri", device="cpu")
+    items = [{"image": samples.smooth(36, 28, seed)[None]} for seed in range(4)]
+    cached = CacheDataset(items, protect, num_workers=4, progress=False)
+    assert len(cached) == 4 and len(read) == len(set(read)) > 5
+    removed = RemoveMIADMarkd("image", keys / "alice.key")(cached[3])["image"]
+    np.testing.assert_array_equal(removed, items[3]["image"])
 
 
 def test_default_marker(keys: Path, remove: RemoveMIADMark) -> None:

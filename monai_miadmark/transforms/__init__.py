@@ -4,17 +4,16 @@
 
 from __future__ import annotations
 
-from monai_miadmark.transforms.io import MIADMarkReader, MIADMarkWriter
-from monai_miadmark.transforms.marks import (
-    ProtectWithMIADMark,
+from monai_miadmark.transforms.dictionary import (
     ProtectWithMIADMarkD,
     ProtectWithMIADMarkd,
     ProtectWithMIADMarkDict,
-    RemoveMIADMark,
     RemoveMIADMarkD,
     RemoveMIADMarkd,
     RemoveMIADMarkDict,
 )
+from monai_miadmark.transforms.io import MIADMarkReader, MIADMarkWriter
+from monai_miadmark.transforms.marks import ProtectWithMIADMark, RemoveMIADMark
 from monai_miadmark.transforms.metadata import LAYOUT_KEY, RECORD_KEY
 
 __all__ = [

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from monai_miadmark.errors import UnsupportedImageError
-from monai_miadmark.transforms.layout import Layout, layout_of, ras_affine
+from monai_miadmark.transforms.layout import Layout, groups, layout_of, ras_affine
 
 __all__ = ["encode_nifti", "encode_png", "nifti_layout", "with_samples"]
 
@@ -35,7 +35,8 @@ def with_samples(image: Any, values: NDArray[Any]) -> Any:
         picture = Image.fromarray(values[0, :, :, 0] if values.shape[3] == 1 else values[0])
         picture.format = image.format
         return picture
-    array = nifti_layout(image).to_array(values, 4)[0].reshape(image.shape, order="F")
+    shape = (1, *image.shape[:2], len(values))
+    array = nifti_layout(image).to_array(values, shape)[0].reshape(image.shape, order="F")
     return nib.Nifti1Image(array, image.affine, image.header)
 
 
@@ -53,9 +54,17 @@ def encode_png(stored: NDArray[Any], layout: Layout) -> bytes:
 
 
 def encode_nifti(array: NDArray[Any], layout: Layout, meta: Mapping[str, Any]) -> bytes:
-    """NIfTI-1 file of an array ``(1, X, Y[, Z])``, header by nibabel, samples as they are."""
+    """NIfTI-1 file of an array ``(1, X, Y[, Z[, T]])``, or ``(T, X, Y, Z)`` of more than four time points.
+
+    The header is by nibabel, samples are as they are.
+    """
+    if array.ndim == 4 and groups(array.shape) > 1:
+        array = np.moveaxis(array, 0, -1)[None]
     if array.shape[0] != 1:
-        raise UnsupportedImageError(f"NIfTI is written for one channel, not for {array.shape[0]}")
+        channels = f"{array.shape[0]}: protect and write them one by one"
+        raise UnsupportedImageError(
+            f"NIfTI is written for one channel or more than four time points, not for {channels}"
+        )
     if layout.axes != "xy":
         raise UnsupportedImageError("NIfTI is written for arrays with x as their first spatial axis (axes='xy')")
     header = nib.Nifti1Header()

@@ -243,7 +243,8 @@ class MIADMarkReader(ImageReader):
 
 
 class MIADMarkWriter(ImageWriter):
-    """Writes protected arrays with their record: NIfTI-1 (one channel) or 8-bit PNG (1 or 3 channels, one slice).
+    """Writes protected arrays with their record: NIfTI-1 (one channel; more than four are time points), or 8-bit PNG of
+    1 or 3 channels and one slice.
 
     Use it as ``SaveImage(writer=MIADMarkWriter, output_ext=".nii.gz")`` on what :class:`ProtectWithMIADMark` gave.
     Samples are written in their own type exactly as they are: ``output_dtype`` of SaveImage is not followed, resampling
@@ -269,7 +270,7 @@ class MIADMarkWriter(ImageWriter):
     def set_data_array(
         self, data_array: NDArray[Any] | torch.Tensor, channel_dim: int | None = 0, **kwargs: Any
     ) -> None:
-        """The protected array ``(C, H, W[, D])``; dimensions are not squeezed.
+        """The protected array ``(C, H, W[, D[, T]])``; dimensions are not squeezed.
 
         Raises:
             ValueError: ``channel_dim`` is another than the first (``None`` is what SaveImage makes of it at times).
@@ -319,7 +320,7 @@ class MIADMarkWriter(ImageWriter):
         envelope = record_in(self._meta)
         digest = inspect_envelope(envelope).protected_pixels
         layout = Layout.parse(self._meta.get(LAYOUT_KEY, "xy"))
-        stored = layout.to_stored(array) if array.ndim in (3, 4) else np.empty((0, 0, 0, 0), array.dtype)
+        stored = layout.to_stored(array) if array.ndim in (3, 4, 5) else np.empty((0, 0, 0, 0), array.dtype)
         if pixel_digest(stored).hex() != digest:
             raise TamperedError("the array was changed after it was protected (values, type or shape): not written")
         lowered = name.lower()

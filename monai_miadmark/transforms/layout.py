@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the axes of a channel-first array lie on a display, and back.
 
+An array has up to four channels of one image. Where it has more, or a fourth spatial axis, as functional MRI does, they
+are images of their own, one after the other: time points, of one channel each.
+
 Networks and logos want rows that run down and columns that run to the right, as a viewer shows the image. MONAI's
 readers give the first spatial axis as x and the second as y, in the direction that the file happens to have.
 """
@@ -16,16 +19,17 @@ import torch
 from numpy.typing import NDArray
 
 from monai_miadmark.errors import TamperedError
+from monai_miadmark.image import MAX_CHANNELS
 from monai_miadmark.transforms.metadata import LAYOUT_KEY
 
-__all__ = ["Layout", "layout_of", "ras_affine"]
+__all__ = ["Layout", "groups", "layout_of", "ras_affine"]
 
 _UNKNOWN = np.eye(4)[:, [1, 0, 2, 3]]
 """What PydicomReader gives for files without orientation (ultrasound): the identity with its axes swapped."""
 
 
 class Layout(NamedTuple):
-    """Where rows and columns are in an array ``(C, H, W[, D])``.
+    """Where rows and columns are in an array ``(C, H, W[, D])``, or ``(1, H, W, D, T)``.
 
     Attributes:
         axes: ``xy``: the first spatial axis runs along the columns' numbers (x), the second down the rows (y), as
@@ -37,14 +41,28 @@ class Layout(NamedTuple):
     flips: tuple[bool, bool] = (False, False)
 
     def to_stored(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Samples ``(N, H, W, C)`` of an array ``(C, a, b)`` or ``(C, a, b, N)``; always a copy or read only view."""
-        volume = array[..., None] if array.ndim == 3 else array
-        return np.ascontiguousarray(self._flipped(volume.transpose(self._order)))
+        """Samples ``(N, H, W, C)`` of an array ``(C, a, b)``, ``(C, a, b, N)`` or ``(1, a, b, N, T)``; copy or view.
 
-    def to_array(self, values: NDArray[Any], ndim: int) -> NDArray[Any]:
-        """Inverse of :meth:`to_stored`, for an array of ``ndim`` axes."""
-        volume = np.ascontiguousarray(self._flipped(values).transpose(self._order))
-        return volume[..., 0] if ndim == 3 else volume
+        Of several groups, see :func:`groups`, there are ``(groups * N, H, W, 1)``.
+        """
+        volume = array[..., None] if array.ndim == 3 else array
+        if array.ndim == 5:
+            volume = np.moveaxis(array[0], -1, 0)
+        stored = self._flipped(volume.transpose(self._order))
+        if groups(array.shape) > 1:
+            stored = np.moveaxis(stored, -1, 0).reshape(-1, *stored.shape[1:3], 1)
+        return np.ascontiguousarray(stored)
+
+    def to_array(self, values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """Inverse of :meth:`to_stored`, for an array of this shape."""
+        count = groups(shape)
+        if count > 1:
+            values = np.moveaxis(values.reshape(count, -1, *values.shape[1:3]), 0, -1)
+        volume = self._flipped(values).transpose(self._order)
+        if len(shape) == 5:
+            volume = np.moveaxis(volume, 0, -1)[None]
+        volume = np.ascontiguousarray(volume)
+        return volume[..., 0] if len(shape) == 3 else volume
 
     @property
     def _order(self) -> tuple[int, int, int, int]:
@@ -69,6 +87,17 @@ class Layout(NamedTuple):
                 if text == str(cls(axes, flips)):
                     return cls(axes, flips)
         raise TamperedError(f"the meta data's {LAYOUT_KEY} is not a layout")
+
+
+def groups(shape: tuple[int, ...]) -> int:
+    """Images that an array of this shape holds one after the other: time points, or channels beyond four.
+
+    Args:
+        shape: ``(C, H, W)``, ``(C, H, W, D)`` or ``(1, H, W, D, T)``.
+    """
+    if len(shape) == 5:
+        return shape[4]
+    return shape[0] if shape[0] > MAX_CHANNELS else 1
 
 
 def ras_affine(meta: Mapping[str, Any]) -> NDArray[np.float64] | None:

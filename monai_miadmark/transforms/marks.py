@@ -11,25 +11,26 @@ voxels are still the ones that it belongs to. Nothing is ever pushed to ``applie
 from __future__ import annotations
 
 import copy
-import functools
-from collections.abc import Hashable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 from monai.utils import TransformBackends
 from numpy.typing import NDArray
 
 from monai_miadmark.errors import TamperedError, UnsupportedImageError
-from monai_miadmark.image import STORED_DTYPES, Bounds, StoredImage, Window
+from monai_miadmark.image import MAX_CHANNELS, STORED_DTYPES, Bounds, StoredImage, Window
 from monai_miadmark.keys import KeyIdentity, Recipient, Signer, Verifier
-from monai_miadmark.marker import load_marker
+from monai_miadmark.marker import default_marker
 from monai_miadmark.marking import Marker
-from monai_miadmark.options import ProtectOptions
+from monai_miadmark.numerics import own_numerics
+from monai_miadmark.options import Preset, ProtectOptions
 from monai_miadmark.pipeline import protect_image, restore_image
 from monai_miadmark.transforms.keyring import (
     PASSPHRASE_ENV,
@@ -39,44 +40,37 @@ from monai_miadmark.transforms.keyring import (
     signer_ring,
     verifier_ring,
 )
-from monai_miadmark.transforms.layout import Layout, layout_of
+from monai_miadmark.transforms.layout import Layout, groups, layout_of
 from monai_miadmark.transforms.metadata import LAYOUT_KEY, RECORD_KEY, record_in
 from monai_miadmark.transforms.shown import CHANNELS, window_of
 
-__all__ = [
-    "ProtectWithMIADMark",
-    "ProtectWithMIADMarkD",
-    "ProtectWithMIADMarkDict",
-    "ProtectWithMIADMarkd",
-    "RemoveMIADMark",
-    "RemoveMIADMarkD",
-    "RemoveMIADMarkDict",
-    "RemoveMIADMarkd",
-]
+__all__ = ["ProtectWithMIADMark", "RemoveMIADMark"]
 
 _AXES = ("xy", "ij")
 
 ImageT = TypeVar("ImageT", bound=NDArray[Any] | torch.Tensor)
 
 
-@functools.cache
-def default_marker(device: str | None) -> Marker:
-    """The bundle's marker, loaded once per process."""
-    return load_marker(device=device)
+_FROM_FILES = ("original_affine", "filename_or_obj")
+"""Meta data that only MONAI's readers leave: where they are, the axes are what a reader says that they are."""
 
 
 class ProtectWithMIADMark(Transform):
     """Mark an image for recipients, so that models that nobody authorized err on it and recipients can undo it.
 
     Exact for samples of type uint8, int8, uint16, int16, uint32, int32 and float32. A volume is marked slice by slice
-    along its last axis. Every call draws a fresh key, so two calls on one image give two different marks.
+    along its last spatial axis. More than four channels, or a fourth spatial axis, are time points, each an image.
+    Marks are made in float32, whatever autocast, default type, default device or gradient mode the caller has set.
+    Every call draws a fresh key, so two calls on one image give two different marks.
 
     Args:
         recipients: who may restore: paths of public key files or certificates, or recipients.
         options: the custodian's choices; default: those of :class:`~monai_miadmark.options.ProtectOptions`.
         signer: the custodian's private signature key: path or signer.
         marker: networks that make the mark; pickled with the transform. Default: the bundle's, loaded at first use,
-            once per process, never pickled; on the CPU in DataLoader workers, else on a GPU if there is one.
+            once per process, never pickled.
+        device: where the default marker's networks run, e.g. ``cpu`` or ``cuda:1``. Default: the CPU in DataLoader
+            workers, else a GPU if there is one.
         window: values shown as black and white, for all channels, or a pair for each. Default: the window of the file,
             as the meta data or the header of the file that they name have it (DICOM VOI, NIfTI ``cal_min`` and
             ``cal_max``), else that of the modality (CT: -160 to 240 HU; 8-bit images: 0 to 255), else the 0.5th and
@@ -90,11 +84,17 @@ class ProtectWithMIADMark(Transform):
             after; where a reader found an orientation, directions follow from the MetaTensor's affine. ``ij`` for
             arrays that are rows by columns, as displayed.
         passphrase_env: environment variable with the passphrase of an encrypted ``signer`` file.
-        fields: instead of ``options``, or to change some of them: ``preset``, ``style``, ``text``, ``logo``,
-            ``region`` (``auto`` or ``none``; masks are given per image), ``region_budget``.
+        preset: this and what follows: instead of ``options``, or to change some of them, see
+            :class:`~monai_miadmark.options.ProtectOptions`; ``None`` changes nothing.
+        style: see there.
+        text: see there.
+        logo: see there.
+        region: ``auto`` or ``none``; masks are given per image.
+        region_budget: see there.
+        modality: see there.
 
     Raises:
-        ValueError: wrong options.
+        ValueError: wrong options, or a device for a marker that was given (it has its own).
         TypeError: not keys or paths.
     """
 
@@ -107,14 +107,34 @@ class ProtectWithMIADMark(Transform):
         *,
         signer: KeySource[Signer] | None = None,
         marker: Marker | None = None,
+        device: str | torch.device | None = None,
         window: tuple[float, float] | Sequence[tuple[float, float]] | None = None,
         channels: str = "auto",
         axes: str = "xy",
         passphrase_env: str = PASSPHRASE_ENV,
-        **fields: Any,
+        preset: str | Preset | None = None,
+        style: Literal["visible", "invisible"] | None = None,
+        text: str | None = None,
+        logo: str | os.PathLike[str] | None = None,
+        region: Literal["auto", "none"] | None = None,
+        region_budget: float | None = None,
+        modality: str | None = None,
     ) -> None:
         self.recipients = recipient_ring(recipients)
-        self.options = replace(options or ProtectOptions(), **fields)
+        changed = {
+            "preset": preset,
+            "style": style,
+            "text": text,
+            "logo": None if logo is None else Path(logo),
+            "region": region,
+            "region_budget": region_budget,
+            "modality": modality,
+        }
+        given: dict[str, Any] = {name: value for name, value in changed.items() if value is not None}
+        self.options = replace(options or ProtectOptions(), **given)
+        if device is not None and marker is not None:
+            raise ValueError("the marker that is given has a device of its own: leave out device")
+        self.device = None if device is None else str(device)
         if not isinstance(self.options.region, str):
             raise ValueError("a mask belongs to one image: give it with the image (mask=, mask_key=), not as an option")
         self.signer = None if signer is None else signer_ring(signer, passphrase_env)
@@ -125,13 +145,14 @@ class ProtectWithMIADMark(Transform):
         self.channels = channels
         self.axes = _checked_axes(axes)
 
+    @own_numerics()
     def __call__(self, img: NDArray[Any] | torch.Tensor, mask: NDArray[Any] | torch.Tensor | None = None) -> MetaTensor:
         """Protect one image.
 
         Args:
-            img: ``(C, H, W)`` or ``(C, H, W, D)``, 1 to 4 channels; it is not changed.
+            img: ``(C, H, W)`` or ``(C, H, W, D)``, or ``(1, H, W, D, T)``; it is not changed.
             mask: ``(H, W[, D])`` or ``(1, H, W[, D])``, the image's spatial shape: what is not zero stays
-                bit-identical (or within ``region_budget``).
+                bit-identical (or within ``region_budget``), at all time points.
 
         Returns:
             Always a MetaTensor, so that the record can travel: ``meta["miadmark_record"]`` (bytes) is the sealed
@@ -140,13 +161,15 @@ class ProtectWithMIADMark(Transform):
 
         Raises:
             UnsupportedImageError: type or shape that cannot be restored exactly, or protected already.
-            ValueError: a batch, a mask that does not fit, or lazy operations that are still pending.
+            ValueError: a batch, a mask that does not fit, lazy operations that are still pending, or a device that is
+                not here.
         """
         protected, record = self.protect(img, mask)
         out = protected if isinstance(protected, MetaTensor) else MetaTensor(torch.as_tensor(protected))
         out.meta.update({RECORD_KEY: record, LAYOUT_KEY: str(layout_of(self.axes, _meta(img)))})
         return out
 
+    @own_numerics()
     def protect(self, img: ImageT, mask: NDArray[Any] | torch.Tensor | None = None) -> tuple[ImageT, bytes]:
         """As calling the transform, but the protected image comes in the same container as ``img``, the record apart.
 
@@ -156,15 +179,18 @@ class ProtectWithMIADMark(Transform):
         if RECORD_KEY in meta:
             raise UnsupportedImageError("the image is protected already (a MIAD-MARK record is in its meta data)")
         array = _samples(img)
+        if not any(key in meta for key in _FROM_FILES):
+            _check_no_batch(array.shape)
         layout = layout_of(self.axes, meta)
         values = layout.to_stored(array)
-        image = StoredImage(values, _bounds(values), window_of(values, meta, self.window, self.channels))
+        window = window_of(values, meta, self.window, self.channels, groups(array.shape))
+        image = StoredImage(values, _bounds(values), window)
         options = self.options
         if mask is not None:
             options = replace(options, region=_stored_mask(mask, array.shape, layout))
         signer = None if self.signer is None else self.signer.keys[0]
         protected, record = protect_image(image, self.recipients.keys, self._marker(), options, signer)
-        out = _like(layout.to_array(protected, array.ndim), img)
+        out = _like(layout.to_array(protected, array.shape), img)
         if isinstance(out, MetaTensor):
             out.meta.update({RECORD_KEY: record, LAYOUT_KEY: str(layout)})
         return out, record
@@ -174,7 +200,8 @@ class ProtectWithMIADMark(Transform):
         if self.marker is not None:
             return self.marker
         # A forked worker cannot use CUDA once its parent has.
-        return default_marker("cpu" if torch.utils.data.get_worker_info() is not None else None)
+        in_worker = torch.utils.data.get_worker_info() is not None
+        return default_marker("cpu" if in_worker and self.device is None else self.device)
 
 
 class RemoveMIADMark(Transform):
@@ -201,11 +228,12 @@ class RemoveMIADMark(Transform):
         self.require_signer = None if require_signer is None else verifier_ring(require_signer)
         self.axes = _checked_axes(axes)
 
+    @own_numerics()
     def __call__(self, img: ImageT, record: bytes | None = None) -> ImageT:
         """Restore one image.
 
         Args:
-            img: protected ``(C, H, W[, D])``, exactly as it was given out; it is not changed.
+            img: protected ``(C, H, W[, D[, T]])``, exactly as it was given out; it is not changed.
             record: the sealed record; default: that in the meta data of ``img``.
 
         Returns:
@@ -221,7 +249,7 @@ class RemoveMIADMark(Transform):
         if record is None:
             record = record_in(meta)
         elif not isinstance(record, bytes):
-            raise TypeError(f"a recovery record is bytes, not {type(record).__name__}")
+            raise TypeError(f"the recovery record of an image is bytes, not {type(record).__name__}")
         try:
             array = _samples(img)
         except UnsupportedImageError as error:
@@ -229,96 +257,10 @@ class RemoveMIADMark(Transform):
         layout = Layout.parse(meta[LAYOUT_KEY]) if LAYOUT_KEY in meta else layout_of(self.axes, meta)
         signer = None if self.require_signer is None else self.require_signer.keys[0]
         values = restore_image(layout.to_stored(array), record, self.identities.keys, signer)
-        out = _like(layout.to_array(values, array.ndim), img)
+        out = _like(layout.to_array(values, array.shape), img)
         if isinstance(out, MetaTensor):
             for key in (RECORD_KEY, LAYOUT_KEY):
                 out.meta.pop(key, None)
-        return out
-
-
-class ProtectWithMIADMarkd(MapTransform):
-    """Dictionary form of :class:`ProtectWithMIADMark`.
-
-    Args:
-        keys: images to protect.
-        recipients: see :class:`ProtectWithMIADMark`.
-        options: see there.
-        mask_key: item with the region mask of the images; for all of ``keys``.
-        record_key_postfix: the record also becomes the item ``{key}_{record_key_postfix}`` (bytes, a list of them once
-            collated), and images keep their container. ``None``: it is in the meta data only, and images become
-            MetaTensors.
-        allow_missing_keys: do not raise for keys that are not there.
-        kwargs: further arguments of :class:`ProtectWithMIADMark`.
-    """
-
-    backend = ProtectWithMIADMark.backend
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        recipients: KeySource[Recipient] | Sequence[KeySource[Recipient]],
-        options: ProtectOptions | None = None,
-        *,
-        mask_key: Hashable | None = None,
-        record_key_postfix: str | None = "miadmark",
-        allow_missing_keys: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.protector = ProtectWithMIADMark(recipients, options, **kwargs)
-        self.mask_key = mask_key
-        self.record_key_postfix = record_key_postfix
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """A copy of ``data`` with protected images. Raises as :meth:`ProtectWithMIADMark.__call__` does."""
-        out = dict(data)
-        mask = None if self.mask_key is None else out[self.mask_key]
-        for key in self.key_iterator(out):
-            record_key = f"{key}_{self.record_key_postfix}"
-            if self.record_key_postfix is None:
-                out[key] = self.protector(out[key], mask)
-            elif record_key in out:
-                raise UnsupportedImageError(f"{key!r} is protected already, or {record_key!r} means something else")
-            else:
-                out[key], out[record_key] = self.protector.protect(out[key], mask)
-        return out
-
-
-class RemoveMIADMarkd(MapTransform):
-    """Dictionary form of :class:`RemoveMIADMark`.
-
-    Args:
-        keys: images to restore.
-        identities: see :class:`RemoveMIADMark`.
-        require_signer: see there.
-        record_key_postfix: the record is looked for in the item ``{key}_{record_key_postfix}``, which is taken out of
-            the result, then in the meta data. ``None``: in the meta data only.
-        allow_missing_keys: do not raise for keys that are not there.
-        kwargs: further arguments of :class:`RemoveMIADMark`.
-    """
-
-    backend = RemoveMIADMark.backend
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        identities: KeySource[KeyIdentity] | Sequence[KeySource[KeyIdentity]],
-        require_signer: KeySource[Verifier] | None = None,
-        *,
-        record_key_postfix: str | None = "miadmark",
-        allow_missing_keys: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.remover = RemoveMIADMark(identities, require_signer, **kwargs)
-        self.record_key_postfix = record_key_postfix
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """A copy of ``data`` with restored images. Raises as :meth:`RemoveMIADMark.__call__` does."""
-        out = dict(data)
-        for key in self.key_iterator(out):
-            record = None if self.record_key_postfix is None else out.pop(f"{key}_{self.record_key_postfix}", None)
-            out[key] = self.remover(out[key], record)
         return out
 
 
@@ -335,7 +277,7 @@ def _meta(img: object) -> Mapping[str, Any]:
 
 
 def _samples(img: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
-    """The samples ``(C, H, W[, D])`` as numpy has them; may share memory with the image."""
+    """The samples ``(C, H, W[, D])`` or ``(1, H, W, D, T)`` as numpy has them; may share memory with the image."""
     if not isinstance(img, np.ndarray | torch.Tensor):
         raise TypeError(f"expected a numpy array, tensor or MetaTensor, not {type(img).__name__}")
     if isinstance(img, MetaTensor):
@@ -347,10 +289,22 @@ def _samples(img: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
     name = img.dtype.name if isinstance(img, np.ndarray) else str(img.dtype).removeprefix("torch.")
     if name not in STORED_DTYPES or (isinstance(img, torch.Tensor) and img.layout != torch.strided):
         raise UnsupportedImageError(f"{name} samples are not restored exactly ({', '.join(STORED_DTYPES)} are)")
-    if img.ndim not in (3, 4):
-        raise UnsupportedImageError(f"expected (C, H, W) or (C, H, W, D), found {tuple(img.shape)}")
+    shape = tuple(img.shape)
+    if len(shape) not in (3, 4, 5) or (len(shape) == 5 and shape[0] != 1):
+        raise UnsupportedImageError(f"expected (C, H, W), (C, H, W, D) or (1, H, W, D, T), found {shape}")
+    if 0 in shape:
+        raise UnsupportedImageError(f"an image of shape {shape} has no samples")
     array: NDArray[Any] = np.asarray(img) if isinstance(img, np.ndarray) else img.detach().cpu().numpy()
     return array
+
+
+def _check_no_batch(shape: tuple[int, ...]) -> None:
+    """Raise for shapes that are those of collated images and hardly ever of a volume, which would be far too thin."""
+    if len(shape) > 3 and shape[1] <= MAX_CHANNELS < min(shape[2:4]):
+        raise ValueError(
+            f"an array of shape {shape} looks like a batch (B, C, H, W[, D]): protect image by image, before they are "
+            "collated or after decollate_batch. (A volume that is so thin needs the meta data of a reader of MONAI.)"
+        )
 
 
 def _like(array: NDArray[Any], img: object) -> Any:
@@ -389,17 +343,14 @@ def _given_window(
 
 
 def _stored_mask(mask: NDArray[Any] | torch.Tensor, shape: tuple[int, ...], layout: Layout) -> NDArray[np.bool_]:
-    """Region ``(N, H, W)`` from a mask in the layout of its image."""
+    """Region ``(N, H, W)`` from a mask in the layout of its image, the same for all groups of slices."""
     array = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
-    if array.ndim == len(shape) - 1:
+    spatial = shape[1:4]
+    if array.ndim == len(spatial):
         array = array[None]
-    if array.shape != (1, *shape[1:]):
+    if array.shape != (1, *spatial):
         raise ValueError(
             f"the region mask has shape {tuple(mask.shape)}, the image {shape}: expected its spatial shape"
         )
     region: NDArray[np.bool_] = layout.to_stored(array != 0)[..., 0]
-    return region
-
-
-ProtectWithMIADMarkD = ProtectWithMIADMarkDict = ProtectWithMIADMarkd
-RemoveMIADMarkD = RemoveMIADMarkDict = RemoveMIADMarkd
+    return np.tile(region, (groups(shape), 1, 1))
