@@ -4,11 +4,8 @@
 
 import sys
 
-from monai_miadmark.children import forget_current_folder
-
-forget_current_folder()
-
-from monai_miadmark.entry import main  # noqa: E402
+from monai_miadmark.entry import forget_current_folder, main
 
 if __name__ == "__main__":
+    forget_current_folder()
     sys.exit(main())

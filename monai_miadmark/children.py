@@ -19,12 +19,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, Pipe
-from pathlib import Path
 from typing import Any
 
 from monai_miadmark.names import PASSPHRASE_ENV
 
-__all__ = ["PASSPHRASE_ENV", "ChildProcess", "child_environment", "forget_current_folder", "main"]
+__all__ = ["PASSPHRASE_ENV", "ChildProcess", "child_environment", "main"]
 
 # Nothing but the standard library is imported before the parent's path is known. The first argument is the pipe.
 _BOOT = """
@@ -40,17 +39,6 @@ main(pipe, int(sys.argv[2]))
 def child_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Environment for processes that are started: this process's without the passphrase, and ``more``."""
     return {name: value for name, value in os.environ.items() if name != PASSPHRASE_ENV} | dict(more or {})
-
-
-def forget_current_folder() -> None:
-    """Import nothing from the current folder any more, unless this package itself lies there.
-
-    ``python -m`` puts the current folder first on ``sys.path``.
-    """
-    here = os.getcwd()
-    package = str(Path(__file__).resolve().parent.parent)
-    if sys.path and sys.path[0] in ("", here) and os.path.realpath(here) != package:
-        del sys.path[0]
 
 
 class ChildProcess:

@@ -1,15 +1,32 @@
 # Copyright 2026 The monai_miadmark authors
 # SPDX-License-Identifier: Apache-2.0
-"""The console script ``miadmark``: Ctrl-C while modules are imported ends it as it does later, without a traceback."""
+"""The console script ``miadmark``: Ctrl-C while modules are imported ends it as it does later, without a traceback.
+
+Imports nothing but what the interpreter has loaded already, as long as the current folder may be where modules come
+from.
+"""
+
+from __future__ import annotations
 
 import os
-import signal
-from types import FrameType
-from typing import NoReturn
+import sys
+
+
+def forget_current_folder() -> None:
+    """Import nothing from the current folder any more, unless this package itself lies there.
+
+    ``python -m`` puts the current folder first on ``sys.path``.
+    """
+    here = os.getcwd()
+    package = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    if sys.path and sys.path[0] in ("", here) and os.path.realpath(here) != package:
+        del sys.path[0]
 
 
 def main() -> int:
     """Import the command and run it; its exit status."""
+    import signal
+
     before = signal.signal(signal.SIGINT, _leave)
     from monai_miadmark import cli
 
@@ -20,7 +37,7 @@ def main() -> int:
     return status
 
 
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
+def _leave(number: int, frame: object) -> None:
     """End at once: nothing has been begun."""
     os.write(2, b"miadmark: interrupted\n")
     os._exit(130)

@@ -17,7 +17,8 @@ import pytest
 import samples
 
 import monai_miadmark
-from monai_miadmark.children import PASSPHRASE_ENV, ChildProcess, child_environment, forget_current_folder
+from monai_miadmark.children import PASSPHRASE_ENV, ChildProcess, child_environment
+from monai_miadmark.entry import forget_current_folder
 
 HOSTILE = (
     *("multiprocessing", "json", "struct", "subprocess", "pickle", "random", "sitecustomize", "usercustomize"),
