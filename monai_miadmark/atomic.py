@@ -78,18 +78,18 @@ def atomic_write_all(outputs: Sequence[Output], overwrite: bool = False, mode: i
             else:
                 _name_new(temporary, path)
                 created.append(path)
+        for temporary, _ in staged:
+            _discard(temporary)
         for folder in {path.parent for _, path in staged}:
             sync_folder(folder)
     except BaseException:
         # A file without its sidecar, or the other way round, would only mislead.
         for path in created:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+            _discard(path)
         raise
     finally:
         for temporary, _ in staged:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+            _discard(temporary)
 
 
 def make_folders(folder: Path, mode: int = 0o777) -> None:
@@ -133,7 +133,7 @@ def write_new(path: Path, data: bytes, mode: int) -> None:
     try:
         sync_folder(path.parent)
     except BaseException:
-        path.unlink(missing_ok=True)
+        _discard(path)
         raise
 
 
@@ -148,8 +148,7 @@ def _write_synced(path: Path, data: bytes, mode: int) -> None:
             stream.flush()
             os.fsync(stream.fileno())
     except BaseException:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+        _discard(path)
         raise
 
 
@@ -164,8 +163,16 @@ def _name_new(temporary: Path, path: Path) -> None:
         try:
             os.replace(temporary, path)
         except BaseException:
-            path.unlink(missing_ok=True)
+            _discard(path)
             raise
+
+
+def _discard(path: Path) -> None:
+    """Take a file away that is not to stay; what is wrong with the disk or the memory is told by somebody else."""
+    for _ in range(2):  # memory that was missing may be there a moment later
+        with contextlib.suppress(OSError, MemoryError):
+            path.unlink(missing_ok=True)
+            return
 
 
 def sync_folder(folder: Path) -> None:

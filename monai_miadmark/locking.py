@@ -77,10 +77,12 @@ class FolderLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give the lock back."""
-        with suppress(OSError):
-            self.path.unlink()  # while it is still locked: who comes now makes a new one
-        os.close(self._descriptor)
-        self._descriptor = -1
+        try:
+            with suppress(OSError):
+                self.path.unlink()  # while it is still locked: who comes now makes a new one
+        finally:
+            os.close(self._descriptor)
+            self._descriptor = -1
         with suppress(OSError):  # not empty, as it should be
             for folder in self._made:
                 folder.rmdir()
@@ -101,7 +103,11 @@ class FolderLock:
         except BlockingIOError:
             pass
         except OSError as error:
+            taken = False
             raise LockedError(f"{self.folder} cannot be locked ({error.strerror})") from error
+        except BaseException:
+            taken = False
+            raise
         finally:
             if taken:
                 self._descriptor = descriptor

@@ -32,6 +32,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
 
 from monai_miadmark import __version__
+from monai_miadmark.atomic import sync_folder
 from monai_miadmark.files import Stamp, open_regular
 from monai_miadmark.owner import OwnerKeyError, owner_key
 
@@ -147,6 +148,7 @@ class Manifest:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         self._descriptor = os.open(self.path, flags, 0o644)
         try:
+            sync_folder(folder)  # an intent is of no use where the name of its manifest is lost
             self._size = self._cut_tail()
             self._worth = self._size > 0
             if read:
@@ -166,11 +168,13 @@ class Manifest:
     def close(self) -> None:
         """Close the file; one in which nothing stands, or nothing but failures, is taken away."""
         if self._descriptor >= 0:
-            with suppress(OSError):
-                if not self._worth:
-                    self.path.unlink()
-            os.close(self._descriptor)
-            self._descriptor = -1
+            try:
+                with suppress(OSError):
+                    if not self._worth:
+                        self.path.unlink()
+            finally:
+                os.close(self._descriptor)
+                self._descriptor = -1
 
     def intend(self, source: str, stamp: Stamp, outputs: Mapping[str, Stamp], facts: Mapping[str, Any]) -> None:
         """Note what is about to be written.

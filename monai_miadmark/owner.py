@@ -9,6 +9,7 @@ jobs that were begun with it cannot be resumed, and further files of a series ge
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -28,6 +29,8 @@ SERIES_PURPOSE = "series uid"
 
 _HEAD = "miadmark owner key 1\n"
 _SECRET_BYTES = 32
+_NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ELOOP}
+"""How systems say that this user has no place for a file there."""
 _MAX_FILE_BYTES = 4096
 
 
@@ -60,6 +63,7 @@ def owner_key(purpose: str) -> bytes:
 
     Raises:
         OwnerKeyError: others may read or write the file, or it is damaged.
+        OSError: the disk fails.
     """
     return HKDFExpand(hashes.SHA256(), 32, b"miadmark owner key 1: " + purpose.encode()).derive(_secret())
 
@@ -67,17 +71,20 @@ def owner_key(purpose: str) -> bytes:
 def _secret() -> bytes:
     """The secret of this user."""
     path = owner_key_path()
-    with suppress(OSError):
-        if path is not None:
-            try:
-                return _read(path)
-            except FileNotFoundError:
-                make_folders(path.parent, 0o700)
-                with suppress(FileExistsError):  # another process was quicker
-                    made = _HEAD + secrets.token_hex(_SECRET_BYTES) + "\n"
-                    atomic_write(path, made.encode("ascii"), mode=0o600)
-                return _read(path)
-    return _of_this_process()
+    if path is None:
+        return _of_this_process()
+    try:
+        try:
+            return _read(path)
+        except FileNotFoundError:
+            make_folders(path.parent, 0o700)
+            with suppress(FileExistsError):  # another process was quicker
+                atomic_write(path, f"{_HEAD}{secrets.token_hex(_SECRET_BYTES)}\n".encode("ascii"), mode=0o600)
+            return _read(path)
+    except OSError as error:
+        if error.errno not in _NO_PLACE:  # a disk that fails now may give the secret the next time
+            raise
+        return _of_this_process()
 
 
 @lru_cache(maxsize=1)
