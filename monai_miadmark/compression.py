@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import zstandard
 
-from monai_miadmark.errors import TamperedError
+from monai_miadmark.errors import TamperedError, check_memory
 
 __all__ = ["compress", "decompress"]
 
@@ -42,6 +42,7 @@ def decompress(data: bytes | bytearray | memoryview, size: int) -> bytes:
         engine = zstandard.ZstdDecompressor(max_window_size=1 << (window - 1).bit_length())
         result = engine.decompress(data, max_output_size=max(size, 1), allow_extra_data=False)
     except zstandard.ZstdError as error:
+        check_memory(error)
         raise TamperedError("a compressed part of the record is damaged") from error
     if len(result) != size:
         raise TamperedError("a compressed part of the record is truncated")

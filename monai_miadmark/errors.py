@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a caller may want to catch. Messages never hold a key, a pixel or a patient value."""
 
+import errno
+
 __all__ = [
     "LabelMapError",
     "MIADMarkError",
@@ -12,7 +14,11 @@ __all__ = [
     "TamperedError",
     "UnsupportedImageError",
     "WrongKeyError",
+    "check_memory",
 ]
+
+_SIGNS = {"error": "Error -4 while", "ZstdError": "llocation error", "OSError": "decoder error -9"}
+"""How zlib, Zstandard and Pillow say it: name of the class, part of the message."""
 
 
 class MIADMarkError(Exception):
@@ -33,6 +39,22 @@ class OutOfMemoryError(MIADMarkError):
 
 class NotProtectedError(MIADMarkError):
     """No recovery record is in the file or beside it: never protected, or the record was stripped."""
+
+
+def check_memory(error: BaseException) -> None:
+    """Raise OutOfMemoryError if an error says, itself or by its causes, that memory ran out.
+
+    For places that take every error for a damaged file: libraries have several ways to say it.
+    """
+    seen: BaseException | None = error
+    for _ in range(32):
+        if seen is None:
+            return
+        sign = _SIGNS.get(type(seen).__name__)
+        short = isinstance(seen, OSError) and seen.errno == errno.ENOMEM
+        if isinstance(seen, MemoryError | OutOfMemoryError) or short or (sign is not None and sign in str(seen)):
+            raise OutOfMemoryError("there is not enough memory to work on this file") from error
+        seen = seen.__cause__ or seen.__context__
 
 
 class WrongKeyError(MIADMarkError):

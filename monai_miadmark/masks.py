@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from monai_miadmark.errors import UnsupportedImageError
+from monai_miadmark.errors import UnsupportedImageError, check_memory
 from monai_miadmark.formats import carrier_for
 from monai_miadmark.formats.nifti import read_label
 
@@ -75,7 +75,7 @@ def _from_numpy(data: bytes, name: str) -> NDArray[np.bool_]:
         if dtype.kind not in "biuf" or prod(shape) * dtype.itemsize != len(data) - stream.tell():
             raise ValueError("not an array of numbers")
         mask: NDArray[np.bool_] = np.load(io.BytesIO(data), allow_pickle=False) != 0
-    except Exception as error:  # the header is Python source: its parser raises many kinds
+    except Exception as error:  # the header is Python source: its parser raises many kinds, MemoryError too
         raise ValueError(f"mask {name} is not a readable NumPy array") from error
     if mask.ndim == 4 and mask.shape[3] == 1:
         mask = mask[..., 0]
@@ -94,6 +94,7 @@ def _from_png(data: bytes, name: str, shape: tuple[int, ...]) -> NDArray[np.bool
                 opaque = picture.convert(picture.mode[:-1]) if picture.mode in ("RGBA", "LA") else picture
                 samples: NDArray[Any] = np.asarray(opaque)
     except Exception as error:  # Pillow raises many kinds for damaged data; none may reach the caller raw
+        check_memory(error)
         raise ValueError(f"mask {name} is not a readable PNG") from error
     if size != shape[1:]:
         raise _misfit(name, size, shape)
@@ -122,6 +123,7 @@ def _plain_label(data: bytes, name: str, limit: int) -> bytes:
         header.set_slope_inter(1, 0)
         plain: bytes = type(label)(inside, None, header).to_bytes()
     except Exception as error:  # nibabel has errors of its own, of many kinds
+        check_memory(error)
         raise ValueError(f"mask {name} is not a readable NIfTI file") from error
     return plain
 

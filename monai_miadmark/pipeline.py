@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from cryptography import x509
@@ -17,11 +18,11 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from monai_miadmark import seal
-from monai_miadmark.errors import LabelMapError, NotProtectedError, TamperedError, UnsupportedImageError
+from monai_miadmark.errors import LabelMapError, NotProtectedError, TamperedError, UnsupportedImageError, check_memory
 from monai_miadmark.exact import apply_mark
 from monai_miadmark.file_names import restored_name
 from monai_miadmark.formats import carrier_for, carrier_named
-from monai_miadmark.formats.base import Carrier, OpenedSource, ProtectedFile
+from monai_miadmark.formats.base import Carrier, FoundRecord, OpenedSource, ProtectedFile
 from monai_miadmark.formats.dicom import DicomCarrier
 from monai_miadmark.formats.dicom_derivation import UidSecrets
 from monai_miadmark.formats.dicom_ps315 import check_certificates
@@ -60,8 +61,27 @@ _NOTHING_MARKED = (
 
 _KEY_BYTES = 32
 
-_SHELL_BYTES = 1 << 28
-"""Headers, or a carried source file, that a record may hold beyond what its samples explain."""
+_SHELL_BYTES, _SHELL_RATIO = 1 << 26, 256
+"""Headers, or a carried source file, that a record may hold beyond what its samples explain: so much, and so many times
+its own size."""
+
+
+_Params = ParamSpec("_Params")
+_Result = TypeVar("_Result")
+
+
+def _naming_memory(function: Callable[_Params, _Result]) -> Callable[_Params, _Result]:
+    """The function, with OutOfMemoryError where memory runs out in it."""
+
+    @functools.wraps(function)
+    def named(*args: _Params.args, **kwargs: _Params.kwargs) -> _Result:
+        try:
+            return function(*args, **kwargs)
+        except MemoryError as error:
+            check_memory(error)
+            raise
+
+    return named
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,6 +125,7 @@ class RestoredBytes:
         return restored_name(self.name, self.kind, self.data[:2] == b"\x1f\x8b")
 
 
+@_naming_memory
 def protect_image(
     image: StoredImage,
     recipients: Sequence[Recipient],
@@ -134,6 +155,7 @@ def protect_image(
     return values, seal.seal(record, recipients, digest, key, signer)
 
 
+@_naming_memory
 def restore_image(
     values: NDArray[Any], envelope: bytes, identities: Sequence[KeyIdentity], require_signer: Verifier | None = None
 ) -> NDArray[Any]:
@@ -157,6 +179,7 @@ def restore_image(
     return read_record(envelope, values, identities, require_signer).restore(values, checked=True)
 
 
+@_naming_memory
 def protect_bytes(
     data: bytes,
     name: str,
@@ -234,6 +257,7 @@ def check_source(data: bytes, name: str, options: ProtectOptions | None = None) 
         _refuse_labels(carrier, opened)
 
 
+@_naming_memory
 def remove_bytes(
     data: bytes,
     identities: Sequence[KeyIdentity],
@@ -259,6 +283,7 @@ def remove_bytes(
     return restored_bytes(record, held.values, checked=True)
 
 
+@_naming_memory
 def restored_bytes(record: RecoveryRecord, values: NDArray[Any], checked: bool = False) -> RestoredBytes:
     """Rebuild a source file from its record and the protected samples, and compare it with the original's digest.
 
@@ -288,6 +313,7 @@ def restored_bytes(record: RecoveryRecord, values: NDArray[Any], checked: bool =
     return RestoredBytes(data, record.shell.name, carrier.name)
 
 
+@_naming_memory
 def inspect_bytes(data: bytes, envelope: bytes | None = None) -> seal.EnvelopeInfo:
     """Tell what a protected file says of itself; needs no key and promises nothing about its truth.
 
@@ -295,9 +321,10 @@ def inspect_bytes(data: bytes, envelope: bytes | None = None) -> seal.EnvelopeIn
         NotProtectedError: there is no record.
         TamperedError: the record is damaged.
     """
-    return seal.inspect_envelope(_open_protected(data, envelope)[2])
+    return seal.inspect_envelope(_open_record(data, envelope)[2])
 
 
+@_naming_memory
 def verify_bytes(data: bytes, envelope: bytes | None = None, signer: Verifier | None = None) -> seal.EnvelopeInfo:
     """Check without a key that record, pixels and signature belong together.
 
@@ -311,11 +338,13 @@ def verify_bytes(data: bytes, envelope: bytes | None = None, signer: Verifier | 
         TamperedError: record or pixels were changed.
         SignatureError: the signature is missing, false or another's.
     """
+    _open_record(data, envelope)  # before memory is taken for pixels
     _, held, sealed = _open_protected(data, envelope)
     seal.verify_envelope(sealed, pixel_digest(held.values), signer)
     return seal.inspect_envelope(sealed)
 
 
+@_naming_memory
 def grant_bytes(
     data: bytes,
     identity: KeyIdentity,
@@ -330,6 +359,7 @@ def grant_bytes(
     return _resealed(data, envelope, lambda sealed: seal.grant(sealed, identity, recipients, signer))
 
 
+@_naming_memory
 def revoke_bytes(
     data: bytes,
     identity: KeyIdentity,
@@ -424,11 +454,23 @@ def _open_protected(data: bytes, envelope: bytes | None) -> tuple[Carrier, Prote
     """Carrier, content and envelope of a protected file; the envelope inside wins over a sidecar."""
     carrier = carrier_for(data, "")
     held = carrier.open_protected(data)
-    sealed = held.envelope if held.envelope is not None else envelope
+    return carrier, held, _sealed(carrier, held, envelope)
+
+
+def _open_record(data: bytes, envelope: bytes | None) -> tuple[Carrier, FoundRecord, bytes]:
+    """As :func:`_open_protected`, but no pixel is decoded."""
+    carrier = carrier_for(data, "")
+    found = carrier.open_record(data)
+    return carrier, found, _sealed(carrier, found, envelope)
+
+
+def _sealed(carrier: Carrier, found: ProtectedFile | FoundRecord, envelope: bytes | None) -> bytes:
+    """The envelope that counts."""
+    sealed = found.envelope if found.envelope is not None else envelope
     if sealed is None:
-        hint = "its record is in a sidecar" if held.marked else "it was never protected, or its record was stripped"
+        hint = "its record is in a sidecar" if found.marked else "it was never protected, or its record was stripped"
         raise NotProtectedError(f"no recovery record in this {carrier.name} file: {hint}")
-    return carrier, held, sealed
+    return sealed
 
 
 def read_record(
@@ -466,11 +508,13 @@ def _record_of(record: bytes, values: NDArray[Any], digest: bytes) -> RecoveryRe
 
 def _parsed(record: bytes, values: NDArray[Any]) -> RecoveryRecord:
     """A record for samples that are at hand: whoever made it, it may not claim to hold much more than they do."""
-    return RecoveryRecord.from_bytes(record, limit=4 * values.nbytes + _SHELL_BYTES, shape=values.shape)
+    return RecoveryRecord.from_bytes(
+        record, limit=4 * values.nbytes + _SHELL_BYTES + _SHELL_RATIO * len(record), shape=values.shape
+    )
 
 
 def _resealed(data: bytes, envelope: bytes | None, change: Callable[[bytes], bytes]) -> tuple[bytes, bytes]:
     """Change the envelope where it is: in the file, or beside it."""
-    carrier, held, sealed = _open_protected(data, envelope)
+    carrier, held, sealed = _open_record(data, envelope)
     changed = change(sealed)
     return (carrier.replace_envelope(data, changed) if held.envelope is not None else data), changed

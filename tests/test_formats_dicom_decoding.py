@@ -460,7 +460,7 @@ def test_deflated_bombs_and_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
     for length in range(130, 400, 7):
         with pytest.raises(UnsupportedImageError):
             CARRIER.open_source(data[:length], "a")
-    monkeypatch.setattr("monai_miadmark.formats.dicom_reading.MAX_FILE_BYTES", 100_000)
+    monkeypatch.setattr("monai_miadmark.formats.dicom_reading.most_decoded", lambda: 100_000)
     with pytest.raises(UnsupportedImageError, match="more than is taken into memory"):
         CARRIER.open_source(data, "a")
 

@@ -349,7 +349,7 @@ def test_refused_kinds() -> None:
     struct.pack_into("<8q", endless, 16, 4, 2**62, 2**62, 2**62, 2**62, 1, 1, 1)
     with pytest.raises(UnsupportedImageError, match="truncated"):
         CARRIER.open_source(bytes(endless), "a")
-    with pytest.raises(UnsupportedImageError, match="above"):
+    with pytest.raises(UnsupportedImageError, match="truncated"):
         CARRIER.open_source(gzip.compress(bytes(endless)), "a")
     bomb = bytearray(second)
     struct.pack_into("<8q", bomb, 16, 3, 2**10, 2**10, 2**10, 1, 1, 1, 1)
@@ -357,7 +357,7 @@ def test_refused_kinds() -> None:
         CARRIER.open_source(gzip.compress(bytes(bomb)), "a")
     huge = bytearray(plain)
     struct.pack_into("<8h", huge, 40, 4, 32767, 32767, 32767, 32767, 1, 1, 1)
-    with pytest.raises(UnsupportedImageError, match="above"):
+    with pytest.raises(UnsupportedImageError, match="truncated"):
         CARRIER.open_source(gzip.compress(bytes(huge)), "a")
     with pytest.raises(UnsupportedImageError, match="truncated"):
         CARRIER.open_source(bytes(huge), "a")

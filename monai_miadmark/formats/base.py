@@ -8,7 +8,7 @@ import hashlib
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from monai_miadmark.shell import SourceShell
 __all__ = [
     "MAX_FILE_BYTES",
     "Carrier",
+    "FoundRecord",
     "OpenedSource",
     "ProtectedFile",
     "SampleLayout",
@@ -68,6 +69,18 @@ class ProtectedFile:
     marked: bool = False
 
 
+class FoundRecord(NamedTuple):
+    """What of a protected file can be had without its pixels.
+
+    Attributes:
+        envelope: as of :class:`ProtectedFile`.
+        marked: as of :class:`ProtectedFile`.
+    """
+
+    envelope: bytes | None
+    marked: bool
+
+
 class Carrier(Protocol):
     """One file format. All methods take and give whole files as bytes and touch no disk."""
 
@@ -108,6 +121,14 @@ class Carrier(Protocol):
         Raises:
             TamperedError: the file is damaged.
             UnsupportedImageError: an unmarked file of a kind that is never written by :meth:`carry`.
+        """
+
+    def open_record(self, data: bytes) -> FoundRecord:
+        """What :meth:`open_protected` finds but for the samples, none of which is decoded or looked at.
+
+        Raises:
+            TamperedError: the record is damaged, or the file so that it cannot be found.
+            UnsupportedImageError: a file of a kind that is never written by :meth:`carry`.
         """
 
     def replace_envelope(self, data: bytes, envelope: bytes) -> bytes:

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from monai_miadmark.errors import LabelMapError, MIADMarkError, TamperedError, UnsupportedImageError
+from monai_miadmark.errors import LabelMapError, MIADMarkError, TamperedError, UnsupportedImageError, check_memory
 from monai_miadmark.formats.base import (
+    FoundRecord,
     OpenedSource,
     ProtectedFile,
     SampleLayout,
@@ -218,6 +219,12 @@ def _scanned(data: bytes) -> ProtectedFile | None:
     return ProtectedFile(values, unpack_block(scanned.value(record)), True)
 
 
+def _as_written(data: bytes) -> Source:
+    """The data set of a file; we write nothing that has to be mended, so a marked one is read as it is."""
+    source = read(data)
+    return read(data, mend=False) if source.mended and _record_tags(source.data_set) else source
+
+
 def _check_end(data_set: Dataset, data: bytes) -> None:
     """Refuse a protected file whose last element is not whole, or that goes on after it.
 
@@ -276,6 +283,7 @@ class DicomCarrier:
         except MIADMarkError:
             raise
         except Exception as error:  # values are parsed on access, so damage may show anywhere above
+            check_memory(error)
             raise UnsupportedImageError("the DICOM file has attributes that cannot be read") from error
 
     def rebuild(self, shell: SourceShell, values: NDArray[Any] | None) -> bytes:
@@ -318,6 +326,7 @@ class DicomCarrier:
         except UnsupportedImageError:
             raise
         except Exception as error:  # pydicom cannot write everything that it reads
+            check_memory(error)
             raise UnsupportedImageError("the DICOM file has attributes that cannot be written again") from error
         # The data set was written by a library that repairs what it reads: look at what came out.
         if again.envelope != envelope or not np.array_equal(_bits(again.values), _bits(values)):
@@ -352,11 +361,25 @@ class DicomCarrier:
         return _scanned(data) or self._parsed(data)
 
     @quiet()
+    def open_record(self, data: bytes) -> FoundRecord:
+        """See :class:`~monai_miadmark.formats.base.Carrier`."""
+        source = _as_written(data)
+        try:
+            found = _record(source.data_set)
+            if found is None:
+                return FoundRecord(None, False)
+            _check_end(source.data_set, source.body)
+            return FoundRecord(unpack_block(found[0]), True)
+        except MIADMarkError:
+            raise
+        except Exception as error:
+            check_memory(error)
+            raise TamperedError("the DICOM file has attributes that cannot be read") from error
+
+    @quiet()
     def _parsed(self, data: bytes) -> ProtectedFile:
         """As :meth:`open_protected`, of any file."""
-        source = read(data)
-        if source.mended and _record_tags(source.data_set):
-            source = read(data, mend=False)  # we write nothing that has to be mended: somebody changed it
+        source = _as_written(data)
         marked = False
         try:
             found = _record(source.data_set)
@@ -372,6 +395,7 @@ class DicomCarrier:
         except MIADMarkError:
             raise
         except Exception as error:
+            check_memory(error)
             raise TamperedError("the DICOM file has attributes that cannot be read") from error
 
     def replace_envelope(self, data: bytes, envelope: bytes) -> bytes:
@@ -408,7 +432,8 @@ def _written(data_set: Dataset) -> bytes:
     buffer = io.BytesIO()
     try:
         data_set.save_as(buffer)
-    except Exception:  # the writer raises nearly anything
+    except Exception as error:  # the writer raises nearly anything
+        check_memory(error)
         mend_elements(data_set)
         buffer = io.BytesIO()
         data_set.save_as(buffer)

@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
-from monai_miadmark.errors import UnsupportedImageError
+from monai_miadmark.errors import UnsupportedImageError, check_memory
 from monai_miadmark.formats import dicom_gdcm
-from monai_miadmark.formats.base import MAX_FILE_BYTES
 from monai_miadmark.formats.dicom_codestreams import StreamHead, jpeg2000_head, jpeg_head
 from monai_miadmark.formats.dicom_fragments import frame_spans
 from monai_miadmark.formats.dicom_palette import apply_palette
 from monai_miadmark.formats.dicom_pixels import PixelDescription
 from monai_miadmark.formats.dicom_plugins import convert_color_space, get_decoder
 from monai_miadmark.formats.dicom_reading import BIG_ENDIAN, DEFLATED, NATIVE, Source, raw_element
+from monai_miadmark.formats.limits import check_decoded
 
 __all__ = ["PIXEL_DATA", "TRANSFER_SYNTAXES", "Decoded", "decode", "decoder_name", "lossy_method"]
 
@@ -161,6 +161,7 @@ def decode(source: Source, description: PixelDescription) -> Decoded:
             place[...] = decoded.reshape(shape)
             shown.add(str(meta["photometric_interpretation"]))
     except Exception as error:  # decoders raise nearly anything, with words that nobody here chose
+        check_memory(error)
         raise _failure(source.syntax) from error
     (photometric, *others) = sorted(shown)
     if others:
@@ -250,9 +251,9 @@ def _frames(source: Source, description: PixelDescription, value: bytes) -> Iter
         UnsupportedImageError: streams that do not fit the data set, or more samples than they can hold.
     """
     rle = source.syntax == _RLE
-    limit = _FREE_BYTES + (_RATIO_RLE if rle else _RATIO) * len(value)
-    if description.nbytes > min(limit, MAX_FILE_BYTES):
+    if description.nbytes > _FREE_BYTES + (_RATIO_RLE if rle else _RATIO) * len(value):
         raise UnsupportedImageError("the DICOM image is larger than its compressed pixel data can hold")
+    check_decoded(description.nbytes, len(value))
     data_set = source.data_set
     tables = [_offsets(data_set.get(f"ExtendedOffsetTable{suffix}", None)) for suffix in ("", "Lengths")]
     for spans in frame_spans(value, description.shape[0], *tables):

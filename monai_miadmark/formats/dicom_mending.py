@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 
-from monai_miadmark.errors import UnsupportedImageError
+from monai_miadmark.errors import UnsupportedImageError, check_memory
 from monai_miadmark.formats.dicom_scanning import UnusualError, after_item, after_sequence
 from monai_miadmark.formats.dicom_vrs import LONG_VRS, SHORT_VRS, UNDEFINED_LENGTH
 
@@ -140,7 +140,8 @@ def _can_be_written(data_set: Dataset, tag: int) -> bool:
     stream.is_little_endian, stream.is_implicit_VR = True, False
     try:
         write_data_element(stream, data_set.get_item(tag), "iso8859")
-    except Exception:  # the writer raises nearly anything
+    except Exception as error:  # the writer raises nearly anything
+        check_memory(error)
         return False
     return True
 

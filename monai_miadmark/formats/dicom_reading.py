@@ -19,10 +19,10 @@ import pydicom
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
-from monai_miadmark.errors import MIADMarkError, TamperedError, UnsupportedImageError
-from monai_miadmark.formats.base import MAX_FILE_BYTES
+from monai_miadmark.errors import MIADMarkError, TamperedError, UnsupportedImageError, check_memory
 from monai_miadmark.formats.dicom_mending import begin_of, mended
 from monai_miadmark.formats.dicom_vrs import EXPLICIT, IMPLICIT, LONG_VRS, MAX_NESTING, UNDEFINED_LENGTH
+from monai_miadmark.formats.limits import most_decoded
 
 __all__ = [
     "BIG_ENDIAN",
@@ -114,6 +114,7 @@ def read(data: bytes, mend: bool = True) -> Source:
     except MIADMarkError:
         raise
     except Exception as error:  # damaged files raise nearly anything; none may reach the caller raw
+        check_memory(error)
         raise TamperedError("the DICOM file cannot be parsed") from error
     return Source(data_set, body, syntax or _found_syntax(data_set), inflated is not None, better is not None)
 
@@ -178,7 +179,7 @@ def _inflated(data: bytes) -> bytes | None:
         at = start + length
     if syntax != DEFLATED.encode():
         return None
-    limit = min(MAX_FILE_BYTES, (1 << 28) + 64 * len(data))
+    limit = min(most_decoded(), (1 << 28) + 64 * len(data))
     engine = zlib.decompressobj(-zlib.MAX_WBITS)
     body = engine.decompress(memoryview(data)[at:], limit)
     if engine.unconsumed_tail:

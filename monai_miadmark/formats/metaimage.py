@@ -82,6 +82,18 @@ class MetaImageCarrier(VolumeCarrier):
         rest, block = (rest, None) if at < 0 else (rest[:at], rest[at:])
         return Volume(header, layout, samples, packed, rest, block, groups=sizes[3] if len(sizes) > 3 else 1)
 
+    def _block(self, data: bytes) -> bytes | None:
+        lines = _header_lines(data)
+        body = memoryview(data)[sum(map(len, lines)) :]
+        fields = _fields(b"".join(lines))
+        if not _true(fields, "CompressedData"):
+            return self._read(data).block  # nothing is decoded
+        size = natural_numbers(fields.get("CompressedDataSize", "")) or [0]
+        # Where the size of the stream is not stated, by a tool that wrote the file anew, nothing follows it.
+        rest = bytes(body[size[0] :]) if 0 < size[0] <= len(body) else b""
+        at = rest.find(BLOCK_MAGIC)
+        return None if at < 0 else rest[at:]
+
     def _assemble(self, volume: Volume, samples: bytes, block: bytes) -> bytes:
         header = volume.header
         if volume.packed:

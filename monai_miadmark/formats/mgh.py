@@ -12,8 +12,9 @@ import io
 import struct
 import zlib
 
-from monai_miadmark.errors import TamperedError, UnsupportedImageError
+from monai_miadmark.errors import TamperedError, UnsupportedImageError, check_memory
 from monai_miadmark.formats.base import BLOCK_MAGIC, MAX_FILE_BYTES, SampleLayout
+from monai_miadmark.formats.limits import check_decoded
 from monai_miadmark.formats.orientation import flips_for_display
 from monai_miadmark.formats.volumes import Volume, VolumeCarrier, shape_of
 
@@ -26,6 +27,7 @@ _GZIP = b"\x1f\x8b"
 _HEADER = 284
 _SCAN_PARAMETERS = 20
 _COLOR_TABLE = b"\0\0\0\1"
+_PIECE_BYTES = 1 << 20
 _TAG = struct.Struct(">iq")
 _TYPES = {0: "uint8", 1: "int32", 3: "float32", 4: "int16", 10: "uint16"}
 
@@ -52,15 +54,14 @@ class MghCarrier(VolumeCarrier):
         end = _HEADER + layout.nbytes
         if len(plain) < end:
             raise TamperedError("the MGH file is truncated")
-        rest, block = plain[end:], None
-        at = rest.find(BLOCK_MAGIC)
-        if at >= 0:
-            tag = at - _TAG.size
-            if tag < _SCAN_PARAMETERS or _TAG.unpack_from(rest, tag) != (RECORD_TAG, len(rest) - at):
-                raise TamperedError("the recovery record in the MGH file is damaged")
-            rest, block = rest[:tag], rest[at:]
+        rest, block = _parted(plain[end:])
         (frames,) = struct.unpack_from(">i", plain, 16)
         return Volume(plain[:_HEADER], layout, plain[_HEADER:end], packed, rest, block, groups=frames)
+
+    def _block(self, data: bytes) -> bytes | None:
+        if data.startswith(_GZIP):
+            return _parted(_inflated(data, samples=False))[1]
+        return _parted(data[_HEADER + _layout(data[:_HEADER]).nbytes :])[1]
 
     def _labels(self, volume: Volume, name: str) -> str | None:
         first = volume.rest[_SCAN_PARAMETERS : _SCAN_PARAMETERS + 4]
@@ -97,8 +98,24 @@ def _layout(head: bytes) -> SampleLayout:
     return SampleLayout(shape, _TYPES[kind], True, flips=flips)
 
 
-def _inflated(data: bytes) -> bytes:
-    """Decompressed bytes of a gzip file, no more than its header declares and what may follow the samples."""
+def _parted(rest: bytes) -> tuple[bytes, bytes | None]:
+    """What stands behind the samples: without the record, and its carrier block."""
+    at = rest.find(BLOCK_MAGIC)
+    if at < 0:
+        return rest, None
+    tag = at - _TAG.size
+    if tag < _SCAN_PARAMETERS or _TAG.unpack_from(rest, tag) != (RECORD_TAG, len(rest) - at):
+        raise TamperedError("the recovery record in the MGH file is damaged")
+    return rest[:tag], rest[at:]
+
+
+def _inflated(data: bytes, samples: bool = True) -> bytes:
+    """Decompressed bytes of a gzip file, no more than its header declares and what may follow the samples.
+
+    Args:
+        data: the file.
+        samples: give all; else only what stands behind the samples, which are passed over piece by piece.
+    """
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
             head = stream.read(_HEADER)
@@ -106,10 +123,18 @@ def _inflated(data: bytes) -> bytes:
             # Deflate packs at most 1032:1; memory is not taken for what the stream cannot hold.
             if size > 1032 * len(data):
                 raise TamperedError("the gzip stream is truncated")
+            if samples:
+                check_decoded(size, len(data))
+            if not samples:
+                head, left = b"", size
+                while left and (piece := stream.read(min(left, _PIECE_BYTES))):
+                    left -= len(piece)
+                size = 0
             # Behind the samples come tags, color tables and, in protected files, the record.
             rest = stream.read(size + min(MAX_FILE_BYTES, 2**24 + 2 * len(data)))
             if stream.read(1):
                 raise TamperedError("the gzip stream holds more than its MGH header declares")
     except (OSError, EOFError, zlib.error) as error:
+        check_memory(error)
         raise TamperedError("the gzip stream is damaged or truncated") from error
     return head + rest

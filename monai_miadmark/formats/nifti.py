@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_miadmark.errors import TamperedError, UnsupportedImageError
+from monai_miadmark.errors import TamperedError, UnsupportedImageError, check_memory
 from monai_miadmark.formats.base import (
     BLOCK_MAGIC,
-    MAX_FILE_BYTES,
+    FoundRecord,
     OpenedSource,
     ProtectedFile,
     SampleLayout,
@@ -29,6 +29,7 @@ from monai_miadmark.formats.base import (
     splice,
     unpack_block,
 )
+from monai_miadmark.formats.limits import check_decoded
 from monai_miadmark.formats.nifti_header import HEAD_BYTES, NiftiHeader, is_nifti, pair_error, parse_header, with_offset
 from monai_miadmark.formats.ranges import value_bounds
 from monai_miadmark.formats.wide import NARROW, is_exact, narrowed, widened
@@ -61,18 +62,35 @@ def _inflated(data: bytes) -> bytes:
             if not is_nifti(head):
                 raise UnsupportedImageError("gzip of something else than NIfTI is not supported")
             end = parse_header(head).end
-            if end > MAX_FILE_BYTES:
-                raise UnsupportedImageError(f"NIfTI files above {MAX_FILE_BYTES} bytes are not supported")
             # Deflate packs at most 1032:1; memory is not taken for what the stream cannot hold.
             if end > 1032 * len(data):
                 raise TamperedError("the gzip stream is truncated")
+            check_decoded(end, len(data))
             # Some writers leave a little behind the samples; a bomb would leave much.
             rest = stream.read(max(0, end - len(head)) + 2**20)
             if stream.read(1):
                 raise TamperedError("the gzip stream holds more than its NIfTI header declares")
     except (OSError, EOFError, zlib.error, struct.error) as error:
+        check_memory(error)
         raise TamperedError("the gzip stream is damaged or truncated") from error
     return head + rest
+
+
+def _beginning(data: bytes) -> bytes:
+    """What stands before the samples of a file, plain or in gzip, and at most some bytes of them."""
+    if not data.startswith(_GZIP):
+        return data
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
+            head = stream.read(HEAD_BYTES)
+            if not is_nifti(head):
+                raise UnsupportedImageError("gzip of something else than NIfTI is not supported")
+            start = parse_header(head).start
+            check_decoded(start, len(data))
+            return head + stream.read(max(0, start - len(head)))
+    except (OSError, EOFError, zlib.error, struct.error) as error:
+        check_memory(error)
+        raise TamperedError("the gzip stream is damaged or truncated") from error
 
 
 def _plain(data: bytes) -> tuple[bytes, bool]:
@@ -87,6 +105,11 @@ def _sections(plain: bytes) -> tuple[NiftiHeader, NDArray[Any], list[tuple[int, 
         pair = plain[344:348] == b"ni1\0" or plain[4:8] == b"ni2\0"
         raise pair_error() if pair else TamperedError("the NIfTI file is truncated")
     values = header.layout.decode(memoryview(plain)[header.start : header.end])
+    return header, values, _extensions(header, plain)
+
+
+def _extensions(header: NiftiHeader, plain: bytes) -> list[tuple[int, bytes]]:
+    """Header extensions: code, content with padding."""
     extensions: list[tuple[int, bytes]] = []
     at = header.fields.first
     while plain[header.fields.size] and header.start - at >= 16:
@@ -99,12 +122,20 @@ def _sections(plain: bytes) -> tuple[NiftiHeader, NDArray[Any], list[tuple[int, 
         at += size
     if BLOCK_MAGIC in plain[at : header.start]:
         raise TamperedError("the recovery record in the NIfTI header extensions is damaged")
-    return header, values, extensions
+    return extensions
 
 
 def _is_record(extension: tuple[int, bytes]) -> bool:
     """Whether a header extension is ours."""
     return extension[0] == EXTENSION_CODE and extension[1].startswith(BLOCK_MAGIC)
+
+
+def _record_of(extensions: list[tuple[int, bytes]]) -> FoundRecord:
+    """The record among the header extensions of a file."""
+    records = [body for _, body in filter(_is_record, extensions)]
+    if len(records) > 1:
+        raise TamperedError("the NIfTI file holds more than one recovery record")
+    return FoundRecord(unpack_block(records[0]) if records else None, bool(records))
 
 
 def _assemble(
@@ -202,16 +233,21 @@ class NiftiCarrier:
     def open_protected(self, data: bytes) -> ProtectedFile:
         """See :class:`~monai_miadmark.formats.base.Carrier`."""
         _, values, extensions = _sections(_plain(data)[0])
-        records = [body for _, body in filter(_is_record, extensions)]
-        if len(records) > 1:
-            raise TamperedError("the NIfTI file holds more than one recovery record")
-        envelope = unpack_block(records[0]) if records else None
+        found = _record_of(extensions)
         try:
-            return ProtectedFile(narrowed(values), envelope, bool(records))
+            return ProtectedFile(narrowed(values), found.envelope, found.marked)
         except UnsupportedImageError as error:
-            if not records:
+            if not found.marked:
                 raise
             raise TamperedError(f"the protected file was changed: {error}") from error
+
+    def open_record(self, data: bytes) -> FoundRecord:
+        """See :class:`~monai_miadmark.formats.base.Carrier`."""
+        plain = _beginning(data)
+        header = parse_header(plain[:HEAD_BYTES])
+        if header.start > len(plain):
+            raise TamperedError("the NIfTI file is truncated")
+        return _record_of(_extensions(header, plain))
 
     def replace_envelope(self, data: bytes, envelope: bytes) -> bytes:
         """See :class:`~monai_miadmark.formats.base.Carrier`."""

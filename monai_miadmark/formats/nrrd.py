@@ -64,7 +64,11 @@ class NrrdCarrier(VolumeCarrier):
         """See :class:`~monai_miadmark.formats.base.Carrier`."""
         return _MAGIC.match(data) is not None
 
-    def _read(self, data: bytes) -> Volume:
+    def _block(self, data: bytes) -> bytes | None:
+        return self._parts(data)[1]
+
+    def _parts(self, data: bytes) -> tuple[bytes, bytes | None, int]:
+        """Header without a record, the record's carrier block, and where the samples begin."""
         end = _END.search(data)
         if end is None:
             if b"\ndata file:" in data or b"\ndatafile:" in data:
@@ -79,6 +83,10 @@ class NrrdCarrier(VolumeCarrier):
             block = base64.b64decode(records[0], validate=True) if records else None
         except binascii.Error as error:
             raise TamperedError("the recovery record in the NRRD header is damaged") from error
+        return header, block, end.end()
+
+    def _read(self, data: bytes) -> Volume:
+        header, block, begin = self._parts(data)
         if len(header) > MAX_HEADER_BYTES:
             raise UnsupportedImageError(f"NRRD headers above {MAX_HEADER_BYTES} bytes are not supported")
         fields = _fields(header)
@@ -94,7 +102,7 @@ class NrrdCarrier(VolumeCarrier):
         if dtype is None:
             raise UnsupportedImageError("NRRD of a type other than numbers of 8 to 64 bits is not supported")
         layout = _layout(fields, dtype)
-        body = data[end.end() :]
+        body = data[begin:]
         if encoding == "raw":
             samples, taken = body[: layout.nbytes], layout.nbytes
         else:

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from monai_miadmark.errors import TamperedError, UnsupportedImageError
+from monai_miadmark.errors import TamperedError, UnsupportedImageError, check_memory
 from monai_miadmark.formats.label_maps import looks_like_labels
+from monai_miadmark.formats.limits import check_decoded
 from monai_miadmark.formats.png_chunks import Chunk, read_chunks, write_chunks
 from monai_miadmark.formats.png_filters import filtered, unfiltered
 
@@ -99,6 +100,8 @@ def decode_pixels(chunks: list[Chunk]) -> Pixels:
     bits = header.width * header.height * _SAMPLES[header.color] * header.depth
     if bits > 8 * 1032 * (len(packed) + 1):
         raise TamperedError("the PNG pixel data are truncated")
+    width = 1 if header.depth < 16 else 2
+    check_decoded(header.width * header.height * max(3, _SAMPLES[header.color]) * width, len(packed))
     palette, transparent = _only(chunks, b"PLTE"), _only(chunks, b"tRNS")
     samples = _samples(header, packed)
     if header.color == _PALETTE:
@@ -155,6 +158,7 @@ def _samples(header: _Header, packed: bytes) -> NDArray[Any]:
         with Image.open(io.BytesIO(write_chunks(parts)), formats=["PNG"]) as picture:
             found: NDArray[Any] = np.array(picture)
     except Exception as error:  # Pillow raises many kinds for damaged data; none may reach the caller raw
+        check_memory(error)
         raise TamperedError("the PNG pixel data are damaged") from error
     if found.size != height * width * count or (depth == 16) != (found.dtype.itemsize > 1):
         raise TamperedError("the pixel data do not have the declared size")
@@ -179,6 +183,7 @@ def _samples_of_16_bits(header: _Header, packed: bytes) -> NDArray[np.uint16]:
         if len(raw) == total and (stream.decompress(stream.unconsumed_tail, 1) or not stream.eof):
             raise TamperedError("the PNG pixel data do not have the declared size")
     except zlib.error as error:
+        check_memory(error)
         raise TamperedError("the PNG pixel data are damaged") from error
     if len(raw) != total:
         raise TamperedError("the PNG pixel data are truncated")

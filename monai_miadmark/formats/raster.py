@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from monai_miadmark.errors import MIADMarkError, TamperedError, UnsupportedImageError
+from monai_miadmark.errors import MIADMarkError, TamperedError, UnsupportedImageError, check_memory
 from monai_miadmark.formats.base import (
+    FoundRecord,
     OpenedSource,
     ProtectedFile,
     check_values,
@@ -118,17 +119,18 @@ class PngCarrier:
     def open_protected(self, data: bytes) -> ProtectedFile:
         """See :class:`~monai_miadmark.formats.base.Carrier`."""
         chunks, end = read_chunks(data)
-        records = [chunk.body for chunk in chunks if chunk.kind == RECORD_CHUNK]
+        found = _record_of(chunks, end, data)
         try:
-            if len(records) > 1:
-                raise TamperedError("the PNG file holds more than one recovery record")
-            if records and end != len(data):
-                raise TamperedError("the protected PNG file has data after its end")
-            return ProtectedFile(decode_pixels(chunks).values, (records[0] or None) if records else None, bool(records))
+            return ProtectedFile(decode_pixels(chunks).values, found.envelope, found.marked)
         except UnsupportedImageError as error:
-            if not records:
+            if not found.marked:
                 raise
             raise TamperedError(f"the protected file was converted: {error}") from error
+
+    def open_record(self, data: bytes) -> FoundRecord:
+        """See :class:`~monai_miadmark.formats.base.Carrier`."""
+        chunks, end = read_chunks(data)
+        return _record_of(chunks, end, data)
 
     def replace_envelope(self, data: bytes, envelope: bytes) -> bytes:
         """See :class:`~monai_miadmark.formats.base.Carrier`."""
@@ -146,6 +148,16 @@ class PngCarrier:
     def file_digest(self, data: bytes) -> bytes:
         """SHA-256 of the file."""
         return file_digest(data)
+
+
+def _record_of(chunks: list[Chunk], end: int, data: bytes) -> FoundRecord:
+    """The record among the chunks of a file."""
+    records = [chunk.body for chunk in chunks if chunk.kind == RECORD_CHUNK]
+    if len(records) > 1:
+        raise TamperedError("the PNG file holds more than one recovery record")
+    if records and end != len(data):
+        raise TamperedError("the protected PNG file has data after its end")
+    return FoundRecord((records[0] or None) if records else None, bool(records))
 
 
 class JpegCarrier:
@@ -176,6 +188,10 @@ class JpegCarrier:
         """A JPEG file is never a protected one: what is marked is written as PNG."""
         values, _ = self._decode(data)
         return ProtectedFile(values, None)
+
+    def open_record(self, data: bytes) -> FoundRecord:
+        """There is none."""
+        return FoundRecord(None, False)
 
     def replace_envelope(self, data: bytes, envelope: bytes) -> bytes:
         """A JPEG file carries no envelope."""
@@ -213,6 +229,7 @@ class JpegCarrier:
         except Image.DecompressionBombError as error:
             raise UnsupportedImageError(f"JPEG of more than {MAX_PIXELS} pixels is not supported") from error
         except Exception as error:  # Pillow raises many kinds for damaged data; none may reach the caller raw
+            check_memory(error)
             raise UnsupportedImageError("the JPEG file is damaged, truncated or of an unknown kind") from error
 
 
@@ -241,7 +258,8 @@ def _orientation(read: Callable[[], Image.Exif]) -> list[Chunk]:
     """eXIf chunk with the orientation alone; empty where there is none, or the EXIF is damaged."""
     try:
         orientation = read().get(0x0112)
-    except Exception:  # damaged EXIF does not harm the pixels, and the source file is carried as it is
+    except Exception as error:  # damaged EXIF does not harm the pixels, and the source file is carried as it is
+        check_memory(error)
         return []
     if not isinstance(orientation, int) or not 2 <= orientation <= 8:
         return []

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from monai_miadmark.errors import TamperedError, UnsupportedImageError
 from monai_miadmark.formats.base import (
+    FoundRecord,
     OpenedSource,
     ProtectedFile,
     check_values,
@@ -24,7 +25,7 @@ from monai_miadmark.formats.base import (
     unpack_block,
 )
 from monai_miadmark.formats.ranges import raster_window, value_bounds
-from monai_miadmark.formats.tiff_reading import read_stack
+from monai_miadmark.formats.tiff_reading import read_record, read_stack
 from monai_miadmark.formats.tiff_writing import filled, with_record, write_stack
 from monai_miadmark.image import StoredImage
 from monai_miadmark.shell import CARRIED_FILE, SourceShell
@@ -89,6 +90,11 @@ class TiffCarrier:
         stack = read_stack(data)
         envelope = None if stack.record is None else unpack_block(stack.record)
         return ProtectedFile(stack.values, envelope, stack.record is not None)
+
+    def open_record(self, data: bytes) -> FoundRecord:
+        """See :class:`~monai_miadmark.formats.base.Carrier`."""
+        block = read_record(data)
+        return FoundRecord(None if block is None else unpack_block(block), block is not None)
 
     def replace_envelope(self, data: bytes, envelope: bytes) -> bytes:
         """See :class:`~monai_miadmark.formats.base.Carrier`."""

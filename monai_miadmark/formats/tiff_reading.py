@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_miadmark.errors import MIADMarkError, TamperedError, UnsupportedImageError
-from monai_miadmark.formats.base import MAX_FILE_BYTES
+from monai_miadmark.errors import MIADMarkError, TamperedError, UnsupportedImageError, check_memory
+from monai_miadmark.formats.limits import check_decoded
 
-__all__ = ["MAX_PAGES", "RECORD_TAG", "Place", "Resolution", "TiffStack", "parsing", "read_stack"]
+__all__ = ["MAX_PAGES", "RECORD_TAG", "Place", "Resolution", "TiffStack", "parsing", "read_record", "read_stack"]
 
 RECORD_TAG = 65077
 """Private tag of the first page that holds the carrier block; 65000 to 65535 are free for everyone."""
@@ -133,8 +133,7 @@ def read_stack(data: bytes) -> TiffStack:
         # Strips that several pages share would let a small file become a large stack.
         if sum(sum(page.databytecounts) for page in pages) > len(data):
             raise TamperedError("pages of the TIFF file share their samples")
-        if len(pages) * _page_bytes(like) > MAX_FILE_BYTES:
-            raise UnsupportedImageError(f"TIFF of more than {MAX_FILE_BYTES} bytes of samples is not supported")
+        check_decoded(len(pages) * _page_bytes(like), sum(sum(page.databytecounts) for page in pages))
         described = [_tag_bytes(page, 270, data) or b"" for page in pages]
         _check_hidden_slices(described[0], len(pages))
         stack = np.empty((len(pages), like.height, like.width, like.samples), like.dtype)
@@ -167,6 +166,17 @@ def read_stack(data: bytes) -> TiffStack:
         )
 
 
+def read_record(data: bytes) -> bytes | None:
+    """The carrier block with what stands behind it, ``None`` without one; no sample is decoded.
+
+    Raises:
+        TamperedError: damaged.
+        UnsupportedImageError: ``tifffile`` is not installed.
+    """
+    with parsing(data) as file:
+        return _record(file.pages[0], data)[0]
+
+
 @contextlib.contextmanager
 def parsing(data: bytes) -> Iterator[Any]:
     """``tifffile.TiffFile`` of bytes; whatever it raises becomes a TamperedError, and it logs nothing meanwhile."""
@@ -185,6 +195,7 @@ def parsing(data: bytes) -> Iterator[Any]:
     except MIADMarkError:
         raise
     except Exception as error:  # many kinds for damaged files; none may reach the caller raw, since it may quote them
+        check_memory(error)
         raise TamperedError("the TIFF file is damaged, or of an unknown kind") from error
     finally:
         logger.removeFilter(quiet)

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_miadmark.errors import TamperedError, UnsupportedImageError
+from monai_miadmark.errors import TamperedError, UnsupportedImageError, check_memory
 from monai_miadmark.formats.base import (
     MAX_FILE_BYTES,
+    FoundRecord,
     OpenedSource,
     ProtectedFile,
     SampleLayout,
@@ -27,6 +28,7 @@ from monai_miadmark.formats.base import (
     splice,
     unpack_block,
 )
+from monai_miadmark.formats.limits import check_decoded
 from monai_miadmark.formats.ranges import value_bounds, volume_window
 from monai_miadmark.formats.wide import NARROW, is_exact, narrowed, widened
 from monai_miadmark.image import StoredImage
@@ -78,6 +80,15 @@ class VolumeCarrier(abc.ABC):
     @abc.abstractmethod
     def _read(self, data: bytes) -> Volume:
         """Take a file apart.
+
+        Raises:
+            UnsupportedImageError: a kind that is not supported, by name.
+            TamperedError: damaged.
+        """
+
+    @abc.abstractmethod
+    def _block(self, data: bytes) -> bytes | None:
+        """Carrier block with what follows it, ``None`` without one; samples are neither kept nor looked at.
 
         Raises:
             UnsupportedImageError: a kind that is not supported, by name.
@@ -140,6 +151,11 @@ class VolumeCarrier(abc.ABC):
                 raise
             raise TamperedError(f"the protected file was changed: {error}") from error
 
+    def open_record(self, data: bytes) -> FoundRecord:
+        """See :class:`~monai_miadmark.formats.base.Carrier`."""
+        block = self._block(data)
+        return FoundRecord(None if block is None else unpack_block(block), block is not None)
+
     def replace_envelope(self, data: bytes, envelope: bytes) -> bytes:
         """See :class:`~monai_miadmark.formats.base.Carrier`."""
         if not envelope:
@@ -199,12 +215,14 @@ def inflated(packed: bytes, size: int, wbits: int) -> tuple[bytes, int]:
     # Deflate packs at most 1032:1; memory is not taken for what the stream cannot hold.
     if size > 1032 * len(packed):
         raise TamperedError("the compressed samples are truncated")
+    check_decoded(size, len(packed))
     stream = zlib.decompressobj(wbits=wbits)
     try:
         found = stream.decompress(packed, size)
         # The checksum is read with what follows the last sample; more samples than declared would be found here too.
         more = stream.decompress(stream.unconsumed_tail, 1)
     except zlib.error as error:
+        check_memory(error)
         raise TamperedError("the compressed samples are damaged") from error
     if len(found) != size or more or not stream.eof:
         raise TamperedError("the compressed samples do not have the declared size")

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from monai_miadmark.formats.limits import serve_within_limit
 from monai_miadmark.gateway.settings import GatewaySettings
 from monai_miadmark.gateway.spool import Spool
 from monai_miadmark.tasks import Task
@@ -70,6 +71,7 @@ def serve(
     )
     with _own_log(), _signals(stopping is None) as asked, spool:
         sender = Sender(settings, spool, failed)
+        serve_within_limit()
         workers = Workers(settings, spool, task, failed)
         listener = Listener(settings, spool)
         sender.start()

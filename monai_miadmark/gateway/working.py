@@ -17,7 +17,7 @@ from collections.abc import Callable
 from multiprocessing import connection
 
 from monai_miadmark.engines import PROCESS_DIED, Outcome, WorkerProcess
-from monai_miadmark.errors import NotProtectedError, UnsupportedImageError
+from monai_miadmark.errors import NotProtectedError, OutOfMemoryError, UnsupportedImageError
 from monai_miadmark.gateway.part10 import identity_of_file
 from monai_miadmark.gateway.settings import GatewaySettings
 from monai_miadmark.gateway.spool import Entry, Spool
@@ -159,7 +159,8 @@ class Workers:
             _log.warning("object %d: forwarded as it came (%s)", entry.number, reason)
             return
         error = getattr(builtins, failure.kind, None)
-        trouble = isinstance(error, type) and issubclass(error, OSError | MemoryError)
+        trouble = failure.kind == OutOfMemoryError.__name__
+        trouble = trouble or (isinstance(error, type) and issubclass(error, OSError | MemoryError))
         attempts = _DEATHS if failure.kind == PROCESS_DIED else _TROUBLES if trouble else 1
         if entry.attempts + 1 < attempts:
             pause = min(self._settings.pause * 2**entry.attempts, self._settings.longest_pause)

@@ -22,6 +22,7 @@ from monai_miadmark.apps.label.guard import remove_after_request
 from monai_miadmark.apps.label.infers import ProtectImage, RemoveMark
 from monai_miadmark.apps.label.key_folder import KeyFolder
 from monai_miadmark.apps.label.vault import CHOICES, Vault, chosen_options
+from monai_miadmark.formats.limits import serve_within_limit
 from monai_miadmark.marker import load_marker
 from monai_miadmark.options import ProtectOptions
 
@@ -47,6 +48,7 @@ class LabelApp(MONAILabelApp):
             raise RuntimeError("start the server with --uvicorn_app monai_miadmark.apps.label.server:app")
         if studies.startswith(("http://", "https://")):
             raise RuntimeError("only a folder can hold the studies: a remote datastore would serve what it has")
+        serve_within_limit()
         given = {name: conf[name] for name in CHOICES if name in (conf or {})}
         options = chosen_options(ProtectOptions(), given)
         self.vault = Vault(KeyFolder.from_environment(), load_marker, options)
