@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import subprocess
@@ -106,6 +107,28 @@ class TestReport:
         assert Path("told/report.html").read_text().count("image/jpeg") == 9
         said = miadmark("remove", "p", "-o", "r", "-i", "alice.key", "--report", "told2", "--report-images", "1")
         assert said.status == 0 and Path("told2/report.html").read_text().count("image/jpeg") == 1
+
+    def test_says_what_the_command_line_says(self, miadmark: Run, tree: Path) -> None:
+        """Reasons in its words, the logo by its name, what was left out apart, restored files by their own names."""
+        (tree / "notes.txt").write_text("no image")
+        (tree / "photo.jpg").write_bytes(samples.jpeg())
+        Path("p").mkdir()
+        Path("p/1.png").write_bytes(b"in the way")
+        Image.fromarray(np.eye(64, dtype=np.uint8) * 255).save("seal.png")
+        said = miadmark("protect", "in", "-o", "p", "-r", "alice.pub", "--report", "told", "--logo", "seal.png")
+        assert said.status == 1
+        page = Path("told/report.html").read_text()
+        assert "seal.png (sha256 " in page
+        for line in said.err.splitlines():
+            if line.startswith("miadmark: in/"):
+                reason = line.split(": ", 2)[2]
+                assert html.escape(reason) in page or reason in html.unescape(page), reason
+        assert "the output exists (--overwrite replaces it): p/1.png" in html.unescape(page)
+        skipping = ("protect", "in", "-o", "q", "-r", "alice.pub", "--report", "told2", "--skip-unsupported")
+        assert miadmark(*skipping).status == 0
+        assert "notes.txt" not in Path("told2/report.html").read_text()
+        assert miadmark("remove", "q", "-o", "r", "-i", "alice.key", "--report", "told3").status == 0
+        assert "photo.png → photo.jpg" in Path("told3/report.html").read_text()
 
     def test_wrong_usage(self, miadmark: Run, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         command = ("protect", "in", "-o", "p", "-r", "alice.pub")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -303,8 +304,9 @@ def _wishes(options: Namespace, task: Task) -> job_report.Wishes | None:
         signer = None if task.signer is None else keys.load_signer(task.signer.path, task.signer.passphrase)
         if signer is not None and task.signer is not None:
             names[signer.key_id.hex()] = task.signer.path.name
+    logo = task.options.logo if isinstance(task, ProtectTask) else None
     images = job_report.DEFAULT_IMAGES if options.report_images is None else options.report_images
-    return job_report.Wishes(options.report, options.report_originals, images, names)
+    return job_report.Wishes(options.report, options.report_originals, images, names, "" if logo is None else logo.name)
 
 
 def _write_report(
@@ -323,6 +325,7 @@ def _write_report(
                 bar.total = total
                 bar.update(done - bar.n)
 
+            wishes = replace(wishes, skipped=[failure.path for failure in report.skipped])
             return job_report.write_job_report(planned, task, wishes, report.failures, step, noted)
     except (PageError, ManifestError) as error:
         say(f"no report: {shown(error)}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["before_and_after", "histogram", "paired_bars"]
+__all__ = ["before_and_after", "paired_bars", "spread"]
 
 # Colors that differ in lightness too: they hold on gray paper and for color-blind readers.
 _DARK, _LIGHT, _LINE = "#1f4e79", "#e07b39", "#444444"
@@ -20,9 +20,12 @@ _DARK, _LIGHT, _LINE = "#1f4e79", "#e07b39", "#444444"
 _SIZE = (4.6, 2.6)
 """Inches."""
 
+_FEW = 10
+"""Fewer values than these are no histogram."""
 
-def histogram(values: Sequence[float], label: str) -> str:
-    """How values are spread, with their mean as a line.
+
+def spread(values: Sequence[float], label: str) -> str:
+    """How values are spread, with their mean as a line: each as a dot where they are few, else as a histogram.
 
     Args:
         values: finite, at least one.
@@ -36,32 +39,64 @@ def histogram(values: Sequence[float], label: str) -> str:
 
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
-    axes.hist(values, bins=min(30, max(5, len(values) // 2)), color=_DARK, edgecolor="white")
+    if len(values) < _FEW:
+        axes.plot(values, range(1, len(values) + 1), "o", color=_DARK, markersize=8)
+        axes.set_ylim(0.5, len(values) + 0.5)
+        axes.set_xlim(*_limits(values))
+        axes.set_ylabel("image")
+    else:
+        axes.hist(values, bins=min(30, max(5, len(values) // 2)), color=_DARK, edgecolor="white")
+        axes.set_ylabel("images")
     mean = sum(values) / len(values)
     axes.axvline(mean, color=_LIGHT, linewidth=2, linestyle="--", label=f"mean {mean:.4g}")
     axes.set_xlabel(label)
-    axes.set_ylabel("images")
+    axes.ticklabel_format(axis="x", useOffset=False)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     return _svg(figure)
 
 
 def before_and_after(before: Sequence[float], after: Sequence[float], label: str) -> str:
-    """Probabilities of the same images before and after, as two histograms over [0, 1]; a ``data:`` URI."""
+    """Probabilities of the same images before and after: an arrow each where they are few, else two histograms.
+
+    Args:
+        before: in [0, 1].
+        after: of the same images.
+        label: of the axis.
+
+    Returns:
+        The chart as a ``data:`` URI.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
-    bins = [i / 20 for i in range(21)]
-    axes.hist(before, bins=bins, color=_LIGHT, alpha=0.75, label="before")
-    axes.hist(after, bins=bins, histtype="step", linewidth=2, color=_DARK, label="protected")
-    axes.set_xlim(0, 1)
+    if len(before) < _FEW:
+        rows = range(1, len(before) + 1)
+        axes.hlines(rows, before, after, color=_LINE, linewidth=1)
+        axes.plot(before, rows, "o", color=_LIGHT, markersize=8, label="before")
+        axes.plot(after, rows, "D", color=_DARK, markersize=7, label="protected")
+        axes.set_ylim(0.5, len(before) + 0.5)
+        axes.set_xlim(-0.03, 1.03)
+        axes.set_ylabel("image")
+    else:
+        bins = [i / 20 for i in range(21)]
+        axes.hist(before, bins=bins, color=_LIGHT, alpha=0.75, label="before")
+        axes.hist(after, bins=bins, histtype="step", linewidth=2, color=_DARK, label="protected")
+        axes.set_xlim(0, 1)
+        axes.set_ylabel("images")
     axes.set_xlabel(label)
-    axes.set_ylabel("images")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     return _svg(figure)
+
+
+def _limits(values: Sequence[float]) -> tuple[float, float]:
+    """Ends of an axis with room around values, also where all are the same."""
+    low, high = min(values), max(values)
+    room = max(0.15 * (high - low), 0.02 * max(abs(low), abs(high)), 1e-3)
+    return low - room, high + room
 
 
 def paired_bars(names: Sequence[str], before: Sequence[float], after: Sequence[float], label: str) -> str:

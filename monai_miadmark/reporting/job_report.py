@@ -26,7 +26,7 @@ from monai_miadmark.reporting import charts
 from monai_miadmark.reporting.gallery import Pair, Slot, open_pair, pictures, sampled_slices
 from monai_miadmark.reporting.history import FileFacts, History, KeyName, read_history
 from monai_miadmark.reporting.page import PageError, render, write_page
-from monai_miadmark.tasks import Failure, ProtectTask, RemoveTask
+from monai_miadmark.tasks import Failure, Job, ProtectTask, RemoveTask
 
 __all__ = ["DEFAULT_IMAGES", "MAX_IMAGES", "Wishes", "check_place", "write_job_report"]
 
@@ -50,12 +50,16 @@ class Wishes:
         originals: show originals and exact differences.
         images: how many images have pictures.
         key_names: file names of keys by key id (hex), as far as they are known.
+        logo: name of the logo's file; empty where there is none.
+        skipped: sources that were left out and have not failed.
     """
 
     folder: Path
     originals: bool = False
     images: int = DEFAULT_IMAGES
     key_names: Mapping[str, str] = field(default_factory=dict)
+    logo: str = ""
+    skipped: Sequence[Path] = ()
 
 
 def check_place(folder: Path, out: Path, sources: Iterable[Path]) -> None:
@@ -133,7 +137,7 @@ def _look(
 ) -> _Looked:
     """Open images again, for pictures and for the opinion of models."""
     looked = _Looked()
-    sources = {(job.folder.relative_to(planned.out) / job.source.name).as_posix(): job.source for job in planned.jobs}
+    sources = {_source_name(job, planned.out): job.source for job in planned.jobs}
     done = [facts for facts in history.files.values() if facts.done and facts.source in sources]
     shown = {facts.source for facts in _spread(done, min(wishes.images, MAX_IMAGES))}
     marker: Marker | None = None
@@ -147,7 +151,7 @@ def _look(
     chosen = [facts for facts in done if facts.source in shown | asked]
     size = 0
     for number, facts in enumerate(chosen, 1):
-        item: dict[str, Any] = {"source": facts.source, "caption": "", "problem": "", "pictures": []}
+        item: dict[str, Any] = {"source": _named(facts), "caption": "", "problem": "", "pictures": []}
         try:
             pair = _pair(facts, sources[facts.source], planned.out, isinstance(task, ProtectTask))
             if facts.source in asked and marker is not None and not looked.silent:
@@ -193,9 +197,7 @@ def _facts(
     """All that the template names."""
     verb = history.settings.verb
     done = [facts for facts in history.files.values() if facts.done]
-    lost = [{"source": f.source, "reason": f.reason or ""} for f in history.files.values() if not f.done]
-    if not history.files:  # nothing could be begun: there is no manifest then
-        lost = [{"source": f.path.name, "reason": f.reason if f.named else f.kind} for f in failures]
+    lost = _lost(history, planned, failures, wishes.skipped)
     protecting = verb == "protect"
     return {
         "title": f"{'Protected' if protecting else 'Restored'} images: {planned.out.resolve().name}",
@@ -207,7 +209,7 @@ def _facts(
         "notes": _notes(wishes, protecting),
         "recipients": _recipients(done, wishes.key_names),
         "signers": [_key(signer, wishes.key_names) for signer in sorted({f.signer for f in done if f.signer})],
-        "settings": _settings(history.settings, wishes.key_names),
+        "settings": _settings(history.settings, wishes.key_names, wishes.logo),
         "failures": lost[:_MAX_ROWS],
         "failures_left_out": max(0, len(lost) - _MAX_ROWS),
         "charts": _charts(done, looked),
@@ -217,6 +219,29 @@ def _facts(
         "rows": [_row(facts, looked) for facts in done[:_MAX_ROWS]],
         "rows_left_out": max(0, len(done) - _MAX_ROWS),
     }
+
+
+def _lost(
+    history: History, planned: Plan, failures: Sequence[Failure], skipped: Sequence[Path]
+) -> list[dict[str, str]]:
+    """What was not done, and why: in the words of the command line where it failed in this run."""
+    names = {job.source: _source_name(job, planned.out) for job in planned.jobs}
+    now = {names.get(failure.path, failure.path.name): failure.reason for failure in failures}
+    left_out = {names.get(path, path.name) for path in skipped}
+    earlier = {facts.source: facts.reason or "" for facts in history.files.values() if not facts.done}
+    lost = {**earlier, **now}
+    return [{"source": name, "reason": reason} for name, reason in lost.items() if name not in left_out]
+
+
+def _source_name(job: Job, out: Path) -> str:
+    """How the manifest names the source of a job."""
+    return (job.folder.relative_to(out) / job.source.name).as_posix()
+
+
+def _named(facts: FileFacts) -> str:
+    """A file, and what it has become where that is another name."""
+    same = not facts.output or facts.output == facts.source
+    return facts.source if same else f"{facts.source} → {facts.output}"
 
 
 def _cards(done: Sequence[FileFacts], lost: int, looked: _Looked, protecting: bool) -> list[dict[str, Any]]:
@@ -273,7 +298,7 @@ def _key(key: KeyName, names: Mapping[str, str]) -> dict[str, Any]:
     return {"kind": key[0], "key_id": key[1], "file": names.get(key[1], "")}
 
 
-def _settings(settings: Settings, names: Mapping[str, str]) -> list[tuple[str, str]]:
+def _settings(settings: Settings, names: Mapping[str, str], logo: str) -> list[tuple[str, str]]:
     """Options, readable; secrets are not among them."""
     shown = [("verb", settings.verb)]
     for name, value in settings.options.items():
@@ -281,6 +306,7 @@ def _settings(settings: Settings, names: Mapping[str, str]) -> list[tuple[str, s
             text = ", ".join(f"{item} ({names[item]})" if item in names else str(item) for item in value) or "none"
         elif isinstance(value, dict):
             text = ", ".join(f"{inner} {what}" for inner, what in value.items())
+            text = f"{logo} ({text})" if name == "logo" and logo else text
         elif isinstance(value, bool):
             text = "yes" if value else "no"
         else:
@@ -296,12 +322,12 @@ def _charts(done: Sequence[FileFacts], looked: _Looked) -> list[dict[str, str]]:
     ssim = [f.ssim for f in done if f.ssim is not None]
     for values, label in ((psnr, "PSNR outside the logo (dB)"), (ssim, "SSIM outside the logo")):
         if len(values) > 1:
-            made.append({"title": f"histogram of {label}", "uri": charts.histogram(values, label)})
+            made.append({"title": label, "uri": charts.spread(values, label)})
     told = list(looked.opinions.values())
     if len(told) > 1:
         label = "probability of the models' own class"
         uri = charts.before_and_after([o.before for o in told], [o.after for o in told], label)
-        made.append({"title": f"histogram of the {label}, before and after", "uri": uri})
+        made.append({"title": f"{label}, before and after", "uri": uri})
     return made
 
 
