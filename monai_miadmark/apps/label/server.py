@@ -31,8 +31,10 @@ from monailabel.utils.others.generic import get_mime_type
 from monai_miadmark.apps.label import bearer
 from monai_miadmark.apps.label.access import current_caller, usable_key_ids
 from monai_miadmark.apps.label.app import LabelApp
+from monai_miadmark.apps.label.ending import end_in_time
 from monai_miadmark.apps.label.guard import RequestGuard
 from monai_miadmark.apps.label.infers import restore_for_caller
+from monai_miadmark.apps.label.limits import BodyLimits
 from monai_miadmark.apps.label.private_temp import PrivateTemp
 from monai_miadmark.apps.label.refusals import RESERVED, checked_params
 
@@ -40,6 +42,13 @@ __all__ = ["app"]
 
 _user = RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER)
 _annotator = RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR)
+
+_ROLES = {
+    settings.MONAI_LABEL_AUTH_ROLE_ADMIN,
+    settings.MONAI_LABEL_AUTH_ROLE_REVIEWER,
+    settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR,
+    settings.MONAI_LABEL_AUTH_ROLE_USER,
+}
 
 _DIGESTS = {"SHA256": hashlib.sha256, "SHA512": hashlib.sha512}
 
@@ -152,6 +161,7 @@ def _image_for_caller(image_id: str) -> tuple[bytes, str, bool]:
 async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
     """Start MONAI Label's part, and leave nothing behind."""
     try:
+        end_in_time(_temp.remove)
         instance = app_instance()
         instance.server_mode(True)
         instance.on_init_complete()
@@ -164,7 +174,12 @@ os.umask(0o077)
 _temp = PrivateTemp()
 bearer.install()
 app = FastAPI(title="MIAD-MARK", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan)
-app.add_middleware(RequestGuard, caller_of=bearer.caller_of)
+app.add_middleware(
+    RequestGuard,
+    caller_of=bearer.caller_of,
+    limits=BodyLimits.from_environment(),
+    roles=_ROLES if settings.MONAI_LABEL_AUTH_ENABLE else None,
+)
 if settings.MONAI_LABEL_CORS_ORIGINS:
     app.add_middleware(
         CORSMiddleware,
