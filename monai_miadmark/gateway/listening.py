@@ -2,19 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The side of the gateway that is called: C-ECHO and C-STORE for those who are allowed to.
 
-Around pynetdicom's server there is what it lacks for callers that nobody vouches for: TLS handshakes that hold up
-nobody else, sockets with a time limit, and bounds on the length of a message and on the memory of all of them together.
+Around pynetdicom's server there is what it lacks for callers that nobody vouches for: a lobby for those who have not
+said yet who they are (:mod:`~monai_miadmark.gateway.lobby`), sockets with a time limit, bounds on the length of a
+message and on the memory of all of them together, and room that no address has for itself.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import socket
 import sqlite3
 import threading
 import time
 import weakref
+from collections import Counter
 from io import BytesIO
 from typing import Any
 
@@ -24,6 +27,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from monai_miadmark.errors import UnsupportedImageError
+from monai_miadmark.gateway.lobby import Lobby
 from monai_miadmark.gateway.part10 import ObjectIdentity, identity_of_data_set, valid_uid
 from monai_miadmark.gateway.settings import GatewaySettings
 from monai_miadmark.gateway.spool import FullError, Spool
@@ -61,8 +65,11 @@ _MAX_PDU_BYTES = 1 << 20
 _MEMORY_OBJECTS = 2
 """Largest objects that may be in memory while they arrive, over all callers."""
 
-_STRANGERS = 2
-"""Connections for each association that is allowed: those that have not said yet who they are count too."""
+_KEPT = 4
+"""Of the associations, one in so many is kept for callers from other addresses than those that have the most."""
+
+_IDLE_SECONDS = 5.0
+"""After so long without a whole message unit, an association makes room for a caller who would find none."""
 
 _END_SECONDS = 5.0
 
@@ -111,78 +118,103 @@ class _BoundedSocket(AssociationSocket):
 
     Attributes:
         held: bytes that were read since the last object was dealt with: pynetdicom keeps them.
+        heard: when the caller last sent something whole, by the monotonic clock; infinite while we are at work on it.
+        leaving: whether it was hung up on, to make room.
     """
 
-    def __init__(self, association: Association, client: socket.socket, memory: _Memory) -> None:
+    def __init__(self, association: Association, client: socket.socket, memory: _Memory, request: bytes) -> None:
         super().__init__(association, client_socket=client)
         self.held = 0
-        self._memory = memory
+        self.heard, self.leaving = time.monotonic(), False
+        self._memory, self._request = memory, bytearray(request)
         memory.join(self)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to read: first of all the request, which the lobby has read."""
+        return bool(self._request) or super().ready
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Read as pynetdicom wants it; an ``OSError`` ends the association."""
+        if self._request:
+            taken, self._request = self._request[:nr_bytes], self._request[nr_bytes:]
+            return taken
         if nr_bytes > _MAX_PDU_BYTES:
             _log.warning("a caller announced a message unit of %d bytes: connection closed", nr_bytes)
             raise OSError("message unit too long")
         if not self._memory.take(self, nr_bytes):
             _log.warning("a caller sends more than an object may have, or than there is memory for: connection closed")
             raise OSError("message too long")
-        return super().recv(nr_bytes)
+        whole = super().recv(nr_bytes)
+        self.heard = time.monotonic()
+        return whole
+
+    def hang_up(self) -> None:
+        """Wake whoever reads or writes: the association ends."""
+        self.leaving = True
+        try:
+            if self.socket is not None:
+                self.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
 
 
 class _Handler(RequestHandler):
-    """Gives each caller a bounded socket."""
+    """Gives each caller a bounded socket; its request is the connection with the association request read from it."""
 
     server: _Server
 
     def _create_association(self) -> Association:
+        self.request, heard = self.request
         association = super()._create_association()
         # pynetdicom's own socket has said that somebody connected; ours says it once more.
         association.dul.event_queue.get_nowait()
-        association.dul.socket = _BoundedSocket(association, self.request, self.server.memory)
+        association.dul.socket = _BoundedSocket(association, self.request, self.server.memory, heard)
         return association
 
 
 class _Server(ThreadedAssociationServer):
-    """A server whose handshakes and errors concern nobody but the caller."""
+    """A server whose callers pass through the lobby, and that keeps room for those who did not come yet."""
 
-    daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, *arguments: Any, settings: GatewaySettings, memory: _Memory, **more: Any) -> None:
         self.settings, self.memory = settings, memory
-        self._handshakes = 0
-        self._count = threading.Lock()
+        context = None if settings.server_tls is None else settings.server_tls.context()
+        self.lobby = Lobby(settings.title, settings.callers, self._admit, context)
         super().__init__(*arguments, **more)
 
-    def get_request(self) -> tuple[socket.socket, Any]:
-        """A connection, as yet without TLS: the handshake would hold up all who call after this one."""
-        assert self.socket is not None
-        client, address = self.socket.accept()
-        client.settimeout(self.settings.idle_seconds)
-        return client, address
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """A new connection goes into the lobby."""
+        self.lobby.enter(request, client_address)
 
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether there is room for another connection."""
-        room = len(self.active_associations) + self._handshakes < self.settings.associations * _STRANGERS
-        if not room:
-            _log.warning("too many connections: one is closed")
-        return room
+    def _admit(self, connection: socket.socket, address: Any, request: bytes) -> bool:
+        """Make an association of a connection, if there is room; else see to it that there will be."""
+        inside = [(str(a.requestor.address), a.dul.socket) for a in self.active_associations]
+        most = self.settings.associations
+        hosts = Counter(host for host, _ in inside)
+        crowded = str(address[0])
+        if len(inside) < most and hosts[crowded] < most - most // _KEPT:
+            self._begin(connection, address, request)
+            return True
+        if len(inside) >= most:
+            crowded = hosts.most_common(1)[0][0]
+        sockets = [s for host, s in inside if host == crowded and isinstance(s, _BoundedSocket)]
+        if not any(s.leaving for s in sockets):
+            idle = [s for s in sockets if time.monotonic() - s.heard > _IDLE_SECONDS]
+            if idle:
+                _log.warning("no room: an association of %s in which nothing is said is ended", crowded)
+                min(idle, key=lambda s: s.heard).hang_up()
+        return False
 
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        """Handshake, in the caller's own thread, then the association."""
-        if self.ssl_context is not None:
-            with self._count:
-                self._handshakes += 1
-            try:
-                request = self.ssl_context.wrap_socket(request, server_side=True)
-            finally:
-                with self._count:
-                    self._handshakes -= 1
-        super().finish_request(request, client_address)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """One line in place of a trace that may quote what the caller sent."""
-        _log.warning("a connection failed before it was an association")
+    def _begin(self, connection: socket.socket, address: Any, request: bytes) -> None:
+        """Start an association, in threads of its own."""
+        connection.settimeout(self.settings.idle_seconds)
+        try:
+            _Handler((connection, request), address, self)  # type: ignore[arg-type]
+        except Exception:  # whatever it is, its trace might quote what the caller sent
+            _log.warning("a connection failed before it was an association")
+            connection.close()
 
 
 class Listener:
@@ -221,7 +253,6 @@ class Listener:
         )
         server = self._entity.make_server(
             (settings.listening.host, settings.listening.port),
-            ssl_context=None if settings.server_tls is None else settings.server_tls.context(),
             evt_handlers=[(evt.EVT_C_STORE, self._store), (evt.EVT_REJECTED, _refused)],
             server_class=_Server,
             request_handler=_Handler,
@@ -231,6 +262,7 @@ class Listener:
         assert isinstance(server, _Server)
         self._server = server
         self._entity._servers.append(server)
+        server.lobby.start()
         threading.Thread(target=server.serve_forever, name="gateway listener", daemon=True).start()
         return int(server.server_address[1])
 
@@ -240,6 +272,7 @@ class Listener:
             return
         server, self._server = self._server, None
         server.shutdown()
+        server.lobby.stop()
         deadline = time.monotonic() + _END_SECONDS
         while server.active_associations and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -251,12 +284,15 @@ class Listener:
         request: Any = event.request
         caller = event.assoc.requestor.ae_title
         data = request.DataSet
+        client = event.assoc.dul.socket
         try:
+            if isinstance(client, _BoundedSocket):
+                client.heard = math.inf
             return self._taken(request, data, str(event.context.transfer_syntax), caller)
         finally:
             request.DataSet = None
-            if isinstance(event.assoc.dul.socket, _BoundedSocket):
-                event.assoc.dul.socket.held = 0
+            if isinstance(client, _BoundedSocket):
+                client.held, client.heard = 0, time.monotonic()
 
     def _taken(self, request: Any, data: BytesIO | None, syntax: str, caller: str) -> int:
         """Put an object into the queue."""
