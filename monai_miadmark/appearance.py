@@ -24,6 +24,7 @@ LEAST_GAIN = 1 / 8
 """Cells of which a display shows less than this share of a change get none: it would be stored for nothing."""
 
 _STEP = 1 / 255
+_BLACK, _WHITE = np.float32(0), np.float32(1)
 
 Part = tuple[EllipsisType, slice, slice]
 
@@ -65,13 +66,19 @@ class Appearance:
             plain: NDArray[np.float32] = np.clip(images + field, 0, 1)
             return plain
         level, (low, high) = self.level[n][part], self.limits[:, n]
+        if not low.any() and (high == 1).all():  # scalars take half of the time
+            low, high = _BLACK, _WHITE
         if self.grain[n].any():
             # Samples move by whole units, to the nearest, halves up.
             grain = np.where(self.grain[n] > 0, self.grain[n], 1)
             sign = -1 if self.inverted else 1
             field = np.where(self.grain[n] > 0, sign * grain * np.floor(sign * field / grain + 0.5), field)
-        moved = np.clip(level + field, low, high) - np.clip(level, low, high)
-        shown: NDArray[np.float32] = (images + self.share[n][part] * moved).astype(np.float32, copy=False)
+        moved = level + field
+        np.clip(moved, low, high, out=moved)
+        moved -= np.clip(level, low, high)
+        moved *= self.share[n][part]
+        moved += images
+        shown: NDArray[np.float32] = moved.astype(np.float32, copy=False)
         return shown
 
     def visible(self, amplitude: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -116,8 +123,8 @@ def appearance_of(image: StoredImage, images: NDArray[np.float32], reach: float)
             with np.errstate(invalid="ignore", over="ignore"):
                 shown = _unclipped(samples, window)
                 moving &= (shown >= -reach) & (shown <= 1 + reach)
-            part = area_means(moving, h, w)
-            mean = area_means(np.where(moving, shown, 0), h, w)
+            np.copyto(shown, 0, where=~moving)
+            part, mean = area_means(moving, h, w), area_means(shown, h, w)
             share[n, c] = part
             level[n, c] = np.where(part > 0, mean / np.maximum(part, 1e-6), 0)
             ends = np.clip(_unclipped(np.array(_reachable(image, samples), np.float64), window), 0, 1)
@@ -158,8 +165,13 @@ def _plain(image: StoredImage) -> bool:
 
 def _moving(samples: NDArray[Any], image: StoredImage) -> NDArray[np.bool_]:
     """Samples that are neither padding nor outside the bounds nor without a number."""
+    low, high = image.bounds
     with np.errstate(invalid="ignore"):
-        moving: NDArray[np.bool_] = (samples >= image.bounds.low) & (samples <= image.bounds.high)
+        # Comparing integers with floats would make floats of all of them; usually there is nothing to compare.
+        if float(samples.min()) >= low and float(samples.max()) <= high:  # so written, NaN is outside
+            moving = np.ones(samples.shape, np.bool_)
+        else:
+            moving = (samples >= low) & (samples <= high)
         if image.padding is not None:
             moving &= (samples < image.padding[0]) | (samples > image.padding[1])
     return moving

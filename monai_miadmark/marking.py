@@ -85,6 +85,7 @@ class MarkPlan:
             grid's, interpolation spreads a cell over its neighbors.
         placed: the logo, and the image with it as a display shows it once it is stored.
         appearance: the same image, and what a display shows of a field on it.
+        gain: ``(N, h, w)``, share of a usual amplitude that it shows; ``None``: all.
         logo: ``(N, h, w)`` bool, cells that share the logo's budget; likeness does not count them.
         budget: ``(N, h, w)``, largest amplitude at each cell, fraction of the window.
         scales: block scales that hold the budget.
@@ -97,6 +98,7 @@ class MarkPlan:
     touched: NDArray[np.bool_]
     placed: Placement
     appearance: Appearance
+    gain: NDArray[np.float32] | None
     logo: NDArray[np.bool_]
     budget: NDArray[np.float64]
     scales: NDArray[np.uint8]
@@ -141,7 +143,7 @@ def plan_mark(
     np.maximum(budget, preset.footprint, out=budget, where=logo if gain is None else logo & (gain >= LEAST_GAIN))
     touched = grow(region, 1) if region.shape[1:] != (height, width) else region
     scales = _capped_scales(budget, touched, cap)
-    return MarkPlan(clean, mask, region, touched, placed, seen, logo, budget, scales, found)
+    return MarkPlan(clean, mask, region, touched, placed, seen, gain, logo, budget, scales, found)
 
 
 def _stored_logo(
@@ -198,9 +200,8 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
     # Copies: what a perturber does to its arguments must not change what its field is measured against.
     shown = plan.placed.images.copy(), clean.copy()
     fraction = _checked(specialist.perturber(preset).perturb(*shown, plan.cells(), latent), clean.shape)
-    gain = plan.appearance.gain(preset.visibility.ceiling / 2)
-    if gain is not None:  # a block has one scale, also where not all of its cells show
-        fraction = fraction * (gain >= LEAST_GAIN)[:, None]
+    if plan.gain is not None:  # a block has one scale, also where not all of its cells show
+        fraction = fraction * (plan.gain >= LEAST_GAIN)[:, None]
     budget = fit_to_likeness(
         clean,
         plan.appearance,
