@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from monai_miadmark import keys
+from monai_miadmark.keys import readable_by_others
 
 __all__ = ["is_key_file", "key_facts", "readable_by_others", "weakness"]
 
@@ -55,16 +54,6 @@ def key_facts(path: Path) -> dict[str, Any]:
             verifier = keys.load_verifier(path)
             return _facts("public key", "signing", verifier.kind, verifier.key_id, False)
         raise
-
-
-def readable_by_others(path: Path) -> bool:
-    """Whether a file may be read by its group or by all; ``False`` where that cannot be found out."""
-    if os.name != "posix":
-        return False
-    try:
-        return bool(stat.S_IMODE(path.stat().st_mode) & (stat.S_IRGRP | stat.S_IROTH))
-    except OSError:
-        return False
 
 
 def weakness(passphrase: str) -> str | None:

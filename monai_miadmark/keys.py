@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -39,6 +41,7 @@ __all__ = [
     "CmsRecipient",
     "HpkeIdentity",
     "HpkeRecipient",
+    "KeyFileWarning",
     "KeyIdentity",
     "KeyPaths",
     "PassphraseIdentity",
@@ -55,6 +58,7 @@ __all__ = [
     "load_signer",
     "load_verifier",
     "needs_passphrase",
+    "readable_by_others",
     "save_identity",
     "save_key_pair",
     "save_recipient",
@@ -74,6 +78,10 @@ _PrivatePart: TypeAlias = (
     | ed25519.Ed25519PrivateKey
     | mldsa.MLDSA65PrivateKey
 )
+
+
+class KeyFileWarning(UserWarning):
+    """A private key is kept where others can read it."""
 
 
 class KeyPaths(NamedTuple):
@@ -266,6 +274,16 @@ def holds_private_key(path: _PathLike) -> bool:
     return any(block.private for block in _read_blocks(Path(path)))
 
 
+def readable_by_others(path: Path) -> bool:
+    """Whether a file may be read by its group or by all; ``False`` where that cannot be found out."""
+    if os.name != "posix":
+        return False
+    try:
+        return bool(stat.S_IMODE(path.stat().st_mode) & (stat.S_IRGRP | stat.S_IROTH))
+    except OSError:
+        return False
+
+
 def _read_blocks(path: Path) -> list[_Block]:
     """The PEM blocks of a file; text around them is allowed, as in other PEM files."""
     with path.open("rb") as file:
@@ -297,6 +315,8 @@ def _load_private(path: Path, passphrase: str | bytes | None) -> tuple[list[obje
     if not encrypted and passphrase is not None:
         raise ValueError(f"{path}: a passphrase was given, but the private key is not encrypted")
     password = None if passphrase is None else passphrase_bytes(passphrase)
+    if readable_by_others(path):
+        warnings.warn(f"{path}: others on this machine can read this private key (chmod 600)", KeyFileWarning, 4)
     keys: list[object] = []
     for block in blocks:
         if not block.private:

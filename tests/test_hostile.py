@@ -69,7 +69,7 @@ def test_changed_inputs_are_refused_by_name_or_do_no_harm(target: targets.Target
         (lambda data: "read", ""),
         (lambda data: str(1 / 0), "raw error"),
         (lambda data: str(sum(0 for _ in iter(int, 1))), "hang"),
-        (lambda data: targets._right(pipeline.RestoredBytes(samples.png(), "x.png")), "wrong"),
+        (lambda data: targets._right(pipeline.RestoredBytes(samples.png(), "x.png", "png")), "wrong"),
         (lambda data: (_ for _ in ()).throw(TamperedError(f"of {corpus.PATIENT}")), "wrong"),
         (lambda data: (_ for _ in ()).throw(TamperedError("why")), ""),
     ],
@@ -151,9 +151,9 @@ def unsealed(item: corpus.Protected) -> tuple[dict[str, Any], bytes, np.ndarray]
     return json.loads(record[PREFIX.size : PREFIX.size + size]), record[PREFIX.size + size :], values
 
 
-def joined(text: bytes, body: bytes) -> bytes:
+def joined(text: bytes, body: bytes, version: int = 1) -> bytes:
     """A record."""
-    return PREFIX.pack(b"MIADREC\0", 1, len(text)) + text + body
+    return PREFIX.pack(b"MIADREC\0", version, len(text)) + text + body
 
 
 def restoring(item: corpus.Protected, record: bytes) -> pipeline.RestoredBytes:
@@ -166,8 +166,9 @@ def restoring(item: corpus.Protected, record: bytes) -> pipeline.RestoredBytes:
 def test_records_sealed_again_restore() -> None:
     """The way that hostile records take is one that works."""
     for item in corpus.protected():
-        head, body, _ = unsealed(item)
-        restored = restoring(item, joined(json.dumps(head).encode(), body))
+        head, body, values = unsealed(item)
+        record = seal.open_envelope(item.envelope, [corpus.ALICE], pixel_digest(values)).record
+        restored = restoring(item, joined(json.dumps(head).encode(), body, PREFIX.unpack_from(record)[1]))
         carrier = carrier_for(item.source, "x")
         assert carrier.file_digest(restored.data) == carrier.file_digest(item.source)
 

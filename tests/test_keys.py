@@ -12,6 +12,7 @@ import shutil
 import stat
 import struct
 import subprocess
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -374,6 +375,20 @@ def test_private_files_are_for_their_owner_only(tmp_path: Path) -> None:
         os.umask(before)
     assert stat.S_IMODE(paths.private.stat().st_mode) == 0o600
     assert stat.S_IMODE(paths.public.stat().st_mode) == 0o644
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are those of POSIX")
+def test_a_private_key_that_others_can_read_is_warned_of(tmp_path: Path) -> None:
+    identity = keys.save_key_pair(keys.generate_identity("x25519"), tmp_path / "a").private
+    signer = keys.save_key_pair(keys.generate_signer(), tmp_path / "s").private
+    for load, path in ((keys.load_identity, identity), (keys.load_signer, signer)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            load(path)
+        for mode in (0o640, 0o604):
+            path.chmod(mode)
+            with pytest.warns(keys.KeyFileWarning, match="others on this machine can read"):
+                load(path)
 
 
 @pytest.mark.parametrize("ending", ["key", "pub"])

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import suppress
@@ -145,7 +146,9 @@ def unlocked(path: Path, load: Callable[[Path, str | None], object]) -> KeyFile:
     if readable_by_others(path):
         say(f"warning: {shown(path)} can be read by others on this machine: chmod 600 {shown(path)}")
     passphrase = ask_passphrase(f"Passphrase of {shown(path)}: ") if locked else None
-    checked(lambda given: load(given, passphrase), path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", keys.KeyFileWarning)  # it has been said
+        checked(lambda given: load(given, passphrase), path)
     return KeyFile(path, passphrase)
 
 
