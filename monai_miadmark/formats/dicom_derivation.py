@@ -21,6 +21,8 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
 from monai_miadmark import __version__
+from monai_miadmark.formats.copies import copy_bytes
+from monai_miadmark.formats.dicom_copies import drop_copies
 
 __all__ = ["SERIES_PREFIX", "UNKNOWN_INSTANCE", "UidSecrets", "complete_head", "declare_derived", "derived_uid"]
 
@@ -117,6 +119,7 @@ def declare_derived(data_set: Dataset, file_digest: bytes, values: NDArray[Any],
     for keyword in (*_OUTDATED, *_OF_CREATION):
         if keyword in data_set:
             delattr(data_set, keyword)
+    drop_copies(data_set, copy_bytes(values))
 
 
 def complete_head(data_set: Dataset, syntax: str) -> None:

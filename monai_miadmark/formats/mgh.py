@@ -11,6 +11,7 @@ import gzip
 import io
 import struct
 import zlib
+from dataclasses import replace
 
 from monai_miadmark.errors import TamperedError, UnsupportedImageError, check_memory
 from monai_miadmark.formats.base import BLOCK_MAGIC, MAX_FILE_BYTES, SampleLayout
@@ -57,6 +58,11 @@ class MghCarrier(VolumeCarrier):
         rest, block = _parted(plain[end:])
         (frames,) = struct.unpack_from(">i", plain, 16)
         return Volume(plain[:_HEADER], layout, plain[_HEADER:end], packed, rest, block, groups=frames)
+
+    def _without_copies(self, volume: Volume, size: int) -> Volume:
+        # Tags behind the numbers of the scan are transforms, history and color tables.
+        rest = volume.rest if len(volume.rest) < size else volume.rest[:_SCAN_PARAMETERS]
+        return replace(volume, rest=rest)
 
     def _block(self, data: bytes) -> bytes | None:
         if data.startswith(_GZIP):

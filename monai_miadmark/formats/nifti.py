@@ -29,6 +29,7 @@ from monai_miadmark.formats.base import (
     splice,
     unpack_block,
 )
+from monai_miadmark.formats.copies import copy_bytes
 from monai_miadmark.formats.limits import check_decoded
 from monai_miadmark.formats.nifti_header import HEAD_BYTES, NiftiHeader, is_nifti, pair_error, parse_header, with_offset
 from monai_miadmark.formats.ranges import value_bounds
@@ -227,8 +228,11 @@ class NiftiCarrier:
         header, stored, extensions = _sections(plain)
         wide = header.layout.dtype
         samples = header.layout.encode(widened(values, wide, stored) if wide in NARROW else values)
+        rest, size = plain[header.end :], copy_bytes(values)
+        extensions = [old for old in extensions if len(old[1]) < size]
         extensions.append(_extension(envelope))
-        return _compressed(_assemble(plain, header, extensions, samples, plain[header.end :]), compressed)
+        changed = _assemble(plain, header, extensions, samples, rest if len(rest) < size else b"")
+        return _compressed(changed, compressed)
 
     def open_protected(self, data: bytes) -> ProtectedFile:
         """See :class:`~monai_miadmark.formats.base.Carrier`."""

@@ -30,6 +30,7 @@ from monai_miadmark.formats.base import (
     missing_envelope,
     refuse_protected,
 )
+from monai_miadmark.formats.copies import clean_profile
 from monai_miadmark.formats.png_chunks import SIGNATURE, Chunk, read_chunks, write_chunks
 from monai_miadmark.formats.png_pixels import MAX_PIXELS, check_size, decode_pixels, encode_pixels
 from monai_miadmark.formats.ranges import raster_window, value_bounds
@@ -47,10 +48,14 @@ _MAX_SCANS = 100
 file of some hundred kilobytes would take minutes."""
 
 # Chunks that say how pixels are to be shown stay true for the marked pixels, the last two only where the samples keep
-# their kind. All others wait in the record: text, EXIF and XMP may name the patient or hold a thumbnail, a small copy
-# of the unprotected image.
-_SHOWN_AS = {b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"mDCV", b"cLLI", b"pHYs"}
-_OF_THIS_KIND = {b"sBIT", b"bKGD"}
+# their kind; with their lengths, since what is longer holds something else. All others wait in the record: text, EXIF
+# and XMP may name the patient or hold a thumbnail, a small copy of the unprotected image.
+_SHOWN_AS = {
+    **{b"gAMA": (4,), b"cHRM": (32,), b"sRGB": (1,), b"cICP": (4,), b"mDCV": (24,), b"cLLI": (8,)},
+    **{b"pHYs": (9,), b"oFFs": (9,), b"sTER": (1,)},
+}
+_OF_THIS_KIND = {b"sBIT": (1, 2, 3, 4), b"bKGD": (2, 6)}
+_PROFILE_LIMIT = 1 << 23
 
 
 def _encode_png(
@@ -111,7 +116,8 @@ class PngCarrier:
         chunks, _ = read_chunks(data)
         pixels = decode_pixels(chunks)
         true = _SHOWN_AS | _OF_THIS_KIND if pixels.as_stored else _SHOWN_AS
-        kept = [chunk for chunk in chunks if chunk.kind in true]
+        kept = [chunk for chunk in chunks if len(chunk.body) in true.get(chunk.kind, ())]
+        kept += [made for chunk in chunks if chunk.kind == b"iCCP" for made in _profile_chunk(_profile_of(chunk))][:1]
         exif = [chunk for chunk in chunks if chunk.kind == b"eXIf"][:1]
         kept += [made for chunk in exif for made in _orientation(partial(_exif_of, chunk))]
         return _encode_png(values, pixels.alpha, kept, envelope)
@@ -237,14 +243,37 @@ def _described(picture: Image.Image) -> list[Chunk]:
     """iCCP, pHYs and eXIf chunks from an open JPEG; of EXIF only the orientation, without which it shows turned."""
     chunks: list[Chunk] = []
     profile = picture.info.get("icc_profile")
-    if isinstance(profile, bytes) and profile:
-        chunks.append(Chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile)))
+    if isinstance(profile, bytes):
+        chunks += _profile_chunk(profile)
     density = picture.info.get("dpi")
     if isinstance(density, tuple) and len(density) == 2:
         per_metre = [round(float(value) / 0.0254) for value in density]
         if all(0 < value < 2**31 for value in per_metre):
             chunks.append(Chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1)))
+    ratio = picture.info.get("jfif_density")
+    if not any(chunk.kind == b"pHYs" for chunk in chunks) and picture.info.get("jfif_unit") == 0 and ratio:
+        if ratio[0] != ratio[1] and min(ratio) > 0:  # no resolution, but pixels that are not square
+            chunks.append(Chunk(b"pHYs", struct.pack(">IIB", *ratio, 0)))
     return chunks + _orientation(picture.getexif)
+
+
+def _profile_of(chunk: Chunk) -> bytes:
+    """The color profile in an iCCP chunk; empty where it is damaged or longer than any that is kept."""
+    _, zero, packed = chunk.body.partition(b"\0")
+    if not zero or packed[:1] != b"\0":
+        return b""
+    stream = zlib.decompressobj()
+    try:
+        profile = stream.decompress(packed[1:], _PROFILE_LIMIT)
+    except zlib.error:
+        return b""
+    return profile if stream.eof else b""
+
+
+def _profile_chunk(profile: bytes) -> list[Chunk]:
+    """iCCP chunk with what of a profile converts colors; empty where that is nothing."""
+    clean = clean_profile(profile)
+    return [] if clean is None else [Chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(clean))]
 
 
 def _exif_of(chunk: Chunk) -> Image.Exif:

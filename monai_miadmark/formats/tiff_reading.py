@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_miadmark.errors import MIADMarkError, TamperedError, UnsupportedImageError, check_memory
+from monai_miadmark.formats.copies import clean_description, clean_profile
 from monai_miadmark.formats.limits import check_decoded
 
 __all__ = ["MAX_PAGES", "RECORD_TAG", "Place", "Resolution", "TiffStack", "parsing", "read_record", "read_stack"]
@@ -46,7 +47,6 @@ _UNCOMPRESSED = 1
 # How many bytes one byte can become: LZW, Deflate (two codes), PackBits.
 _EXPANSION = {_UNCOMPRESSED: 1, 5: 4096, 8: 1032, 32946: 1032, 32773: 64}
 _PREDICTORS = (1, 2, 3)
-_READ_BACK_AS = (b"<?xml", b"<OME", b"ImageJ=", b'{"shape"')
 
 
 class Resolution(NamedTuple):
@@ -79,11 +79,12 @@ class TiffStack:
         inverted: zero is white.
         strips: for each page the places (offset, size) whose bytes are its samples, in order; ``None`` where samples
             lie otherwise (compressed, tiled, planar, with alpha).
-        descriptions: for each page what ImageDescription says of the axes (OME, ImageJ, tifffile), else empty.
+        descriptions: for each page what ImageDescription says of the axes (OME, ImageJ, tifffile), else empty; see
+            :func:`~monai_miadmark.formats.copies.clean_description`.
         resolution: for each page X and Y resolution as fractions, and their unit (``None`` where the file has no such
             tag); ``None`` without a resolution.
         orientation: of each page, 1 where it is not given.
-        profile: ICC profile of the first page.
+        profile: ICC profile of the first page, without what converts no colors.
         record: carrier block with what stands behind it, ``None`` without one.
         place: where that is.
     """
@@ -157,10 +158,10 @@ def read_stack(data: bytes) -> TiffStack:
             compressed=like.compression != _UNCOMPRESSED,
             inverted=like.photometric == 0,
             strips=[p for p in places if p is not None] if simple and None not in places else None,
-            descriptions=[text if text.startswith(_READ_BACK_AS) else b"" for text in described],
+            descriptions=[clean_description(text) for text in described],
             resolution=[_resolution(page) for page in pages],
             orientation=[_number(page, 274, 1) for page in pages],
-            profile=_tag_bytes(pages[0], 34675, data),
+            profile=clean_profile(_tag_bytes(pages[0], 34675, data) or b""),
             record=record,
             place=place,
         )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import abc
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -28,6 +28,7 @@ from monai_miadmark.formats.base import (
     splice,
     unpack_block,
 )
+from monai_miadmark.formats.copies import copy_bytes
 from monai_miadmark.formats.limits import check_decoded
 from monai_miadmark.formats.ranges import value_bounds, volume_window
 from monai_miadmark.formats.wide import NARROW, is_exact, narrowed, widened
@@ -86,6 +87,12 @@ class VolumeCarrier(abc.ABC):
             TamperedError: damaged.
         """
 
+    def _without_copies(self, volume: Volume, size: int) -> Volume:
+        """The file without pieces of metadata that have ``size`` bytes or more: lines of the header, what is behind."""
+        lines = volume.header.split(b"\n")
+        header = b"\n".join(line for line in lines if len(line) < size)
+        return replace(volume, header=header, rest=volume.rest if len(volume.rest) < size else b"")
+
     @abc.abstractmethod
     def _block(self, data: bytes) -> bytes | None:
         """Carrier block with what follows it, ``None`` without one; samples are neither kept nor looked at.
@@ -137,6 +144,7 @@ class VolumeCarrier(abc.ABC):
         wide = volume.layout.dtype
         if wide in NARROW:
             values = widened(values, wide, volume.layout.decode(volume.samples))
+        volume = self._without_copies(volume, copy_bytes(values))
         return self._assemble(volume, volume.layout.encode(values), pack_block(envelope))
 
     def open_protected(self, data: bytes) -> ProtectedFile:
