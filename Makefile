@@ -126,8 +126,9 @@ train: $(STAMP) pretrained ## train classifiers, router and generator anew (hour
 	    $(RUN) "[$(NETWORKS),'configs/train_surrogate.yaml','configs/robust.yaml']" --dataset $$set --architecture $$name; done; \
 	  $(RUN) "[$(NETWORKS),'configs/train_segmenter.yaml']" --dataset $$set; done
 	cd $(BUNDLE) && $(RUN) "[$(NETWORKS),'configs/train_router.yaml']"
+	cd $(BUNDLE) && $(RUN) "[$(NETWORKS),'configs/recognition.yaml']"
 	cd $(BUNDLE) && $(RUN) "[$(NETWORKS),'configs/train.yaml']"
-	cd $(BUNDLE)/models && sha256sum *.pt > SHA256SUMS
+	cd $(BUNDLE)/models && sha256sum *.npz *.pt > SHA256SUMS
 
 results: $(STAMP) ## measure what docs/results.md reports (very long; EVERY=4: one image in 4; LIMIT=12: 12 of each class)
 	cd $(BUNDLE) && set -e && for set in $(MODALITIES); do \

@@ -251,6 +251,12 @@ def _add_choices(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--preset", choices=PRESET_NAMES, default="standard", help="strength (default: standard)")
     styles = ("visible", "invisible")
     parser.add_argument("--style", choices=styles, default="visible", help="with a logo (default) or without")
+    parser.add_argument(
+        "--expect-effect",
+        action="store_true",
+        help="refuse images on which no effect can be expected: of an unknown modality, with nothing to mark, or whose "
+        "mark misleads less than half of the models that it is made against (without: a warning)",
+    )
     _add_drawing(parser)
 
 

@@ -14,6 +14,8 @@ from monai_miadmark.image import StoredImage
 from monai_miadmark.likeness import RADIUS, Likeness
 from monai_miadmark.marking import MarkCritic, Marker, Perturber, Specialist, canonical_display
 from monai_miadmark.options import Preset
+from monai_miadmark.protocols import recognized
+from monai_miadmark.recognition import Recognition
 from monai_miadmark.region import grow
 
 __all__ = ["Closeness", "InkWatch", "closeness", "compare"]
@@ -50,6 +52,10 @@ class InkWatch:
         """See :class:`~monai_miadmark.marking.Marker`."""
         return _WatchedSpecialist(self, self._marker.specialist(modality, images))
 
+    def recognize(self, modality: str, images: NDArray[np.float32]) -> Recognition | None:
+        """See :class:`~monai_miadmark.marking.Recognizer`; ``None`` where the other one is none."""
+        return recognized(self._marker, modality, images)
+
 
 class _WatchedSpecialist:
     """A specialist whose perturbers are watched."""
@@ -60,6 +66,11 @@ class _WatchedSpecialist:
     @property
     def critic(self) -> MarkCritic:
         return self._specialist.critic
+
+    @property
+    def ensemble(self) -> Any:
+        """The ensemble that can be asked; ``None`` where there is none."""
+        return getattr(self._specialist, "ensemble", None)
 
     def perturber(self, preset: Preset) -> Perturber:
         return _WatchedPerturber(self._watch, self._specialist.perturber(preset))

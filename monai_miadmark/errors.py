@@ -7,6 +7,7 @@ import errno
 __all__ = [
     "LabelMapError",
     "MIADMarkError",
+    "NoEffectError",
     "NotProtectedError",
     "OutOfMemoryError",
     "SidecarsDifferError",
@@ -35,6 +36,10 @@ class LabelMapError(UnsupportedImageError):
 
 class OutOfMemoryError(MIADMarkError):
     """There was not enough memory to work on the file; that says nothing about the file, and nothing was written."""
+
+
+class NoEffectError(MIADMarkError):
+    """No effect can be expected of the mark, and it was demanded (``expect_effect``); nothing was written."""
 
 
 class NotProtectedError(MIADMarkError):

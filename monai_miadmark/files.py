@@ -38,6 +38,7 @@ from monai_miadmark.atomic import (
 from monai_miadmark.closeness import Closeness, InkWatch, closeness
 from monai_miadmark.errors import MIADMarkError, SidecarsDifferError, UnsupportedImageError
 from monai_miadmark.file_names import MAX_NAME_BYTES, safe_name
+from monai_miadmark.findings import Findings
 from monai_miadmark.formats import carrier_for
 from monai_miadmark.image import pixel_digest
 from monai_miadmark.keys import KeyIdentity, Recipient, Signer, Verifier
@@ -126,7 +127,7 @@ class Made:
         quality: how close a protected image is to its source, where that was measured.
         signature: what is known of a custodian's signature, see :data:`Signature`.
         copied: the output is the source as it was: nothing protects it.
-        changed: samples that a mark changed; ``None`` where none was made.
+        findings: what was found out about an image that was marked.
     """
 
     source: Stamp
@@ -138,12 +139,17 @@ class Made:
     quality: Closeness | None = None
     signature: Signature = "none"
     copied: bool = False
-    changed: int | None = None
+    findings: Findings | None = None
 
     @property
     def path(self) -> Path:
         """The image file."""
         return self.outputs[-1].path
+
+    @property
+    def changed(self) -> int | None:
+        """Samples that a mark changed; ``None`` where none was made."""
+        return None if self.findings is None else self.findings.changed
 
     def write(self) -> Path:
         """Write all outputs, whole or not at all; the folder is made if it is missing.
@@ -368,7 +374,7 @@ def make_protected(
         stale=sidecar_path(path) if record == "inside" and overwrite and sidecar_exists(path) else None,
         quality=closeness(data, result.data, src.name, watch.ink) if measure else None,
         signature="none" if signer is None else "made",
-        changed=result.changed,
+        findings=result.findings,
     )
 
 

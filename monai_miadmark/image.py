@@ -18,6 +18,7 @@ from monai_miadmark.errors import UnsupportedImageError
 __all__ = [
     "STORED_DTYPES",
     "Bounds",
+    "Origin",
     "StoredImage",
     "Window",
     "displayed",
@@ -62,6 +63,21 @@ class Window:
         return self.high - self.low
 
 
+class Origin(NamedTuple):
+    """What a file says about where its image comes from, in terms that DICOM defines; empty where it says nothing.
+
+    Attributes:
+        modality: ``MR``, ``CT``, ``OP``, ... (Modality).
+        body_part: ``HEAD``, ``KNEE``, ... (Body Part Examined).
+    """
+
+    modality: str = ""
+    body_part: str = ""
+
+
+_UNKNOWN = Origin()
+
+
 @dataclass(frozen=True)
 class StoredImage:
     """Values exactly as stored (before rescale slope, before windowing), and what is needed to treat them well.
@@ -75,12 +91,14 @@ class StoredImage:
             the second, and so on. Groups are runs of slices of equal length. Windows that are all alike become one.
         padding: inclusive range of stored values that mark "no pixel here" (DICOM Pixel Padding Value): such samples
             stay, and no other sample is moved there.
+        origin: what the file says about where the image comes from.
     """
 
     values: NDArray[Any]
     bounds: Bounds
     window: Window | tuple[Window, ...]
     padding: tuple[int, int] | None = None
+    origin: Origin = _UNKNOWN
 
     def __post_init__(self) -> None:
         if self.values.ndim != 4 or not 1 <= self.values.shape[3] <= MAX_CHANNELS or 0 in self.values.shape:

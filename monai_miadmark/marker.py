@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ from monai_miadmark.network_config import NetworkConfig, UnknownConfigError, Val
 from monai_miadmark.numerics import building_networks, loading, own_numerics
 from monai_miadmark.options import Preset
 from monai_miadmark.perturbers import GeneratorPerturber
+from monai_miadmark.recognition import KNOWN_FROM, Recognition, Statistics, is_gray
 from monai_miadmark.stacks import as_tensor, one_or_three
 from monai_miadmark.surrogates import SurrogateEnsemble, robust_name
 
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HASHES",
+    "STATISTICS",
     "BundleMarker",
     "EnsembleMarker",
     "bundle_root",
@@ -43,6 +47,9 @@ __all__ = [
 
 HASHES = "SHA256SUMS"
 """File in ``models/`` that names every weight file with its SHA-256, as ``sha256sum`` writes it."""
+
+STATISTICS = "recognition.npz"
+"""File in ``models/`` with the statistics by which images of other modalities are noticed; a bundle may have none."""
 
 
 class EnsembleMarker:
@@ -110,6 +117,9 @@ class BundleMarker:
         self.root, self.device, self.exclude = root, device, exclude
         parser = network_config(root)
         self.modes: dict[str, str] = parser.get_parsed_content("modes")
+        self._measured: list[str] = []
+        with suppress(KeyError):  # bundles of before do not say
+            self._measured = list(parser["measured"])
         models = root / "models"
         check_listed(models)
         self._generator_allowed = not set(exclude) & set(parser["generator_surrogates"])
@@ -142,9 +152,7 @@ class BundleMarker:
         Raises:
             ValueError: no such modality.
         """
-        name = self.recognize(images) if modality == "auto" else modality
-        if name not in self.modes:
-            raise ValueError(f"modality must be auto or one of {', '.join(self.modes)}, not {modality!r}")
+        name = self._nearest(images) if modality == "auto" else self._checked(modality)
         with loading:
             if name not in self._specialists:
                 self._specialists[name] = self._loaded(name)
@@ -161,14 +169,45 @@ class BundleMarker:
         generator = (lambda: self.generator) if self._generator_allowed else None
         return EnsembleMarker(generator, ensemble, self.device, parser["guide_names"], name)
 
+    def recognize(self, modality: str, images: NDArray[np.float32]) -> Recognition:
+        """What images are taken for, and whether they look like what the networks for it were trained on.
+
+        Args:
+            modality: a name, or ``auto``.
+            images: ``(N, C, h, w)`` in [0, 1], one image or the slices of a stack.
+
+        Raises:
+            ValueError: no such modality, or statistics that are not the released ones.
+        """
+        name = self._nearest(images) if modality == "auto" else self._checked(modality)
+        confidence = None if self._statistics is None else self._statistics.confidence(name, images)
+        known = None if confidence is None else confidence >= KNOWN_FROM
+        measured = known is not False and name in self._measured
+        return Recognition(name, confidence, known, measured, modality != "auto", tuple(self.modes))
+
+    @cached_property
+    def _statistics(self) -> Statistics | None:
+        """By which images of other modalities are noticed; ``None`` where the bundle has none."""
+        models = self.root / "models"
+        if not (models / STATISTICS).is_file():
+            return None
+        check_weights(models, [STATISTICS])
+        return Statistics.load(models / STATISTICS)
+
+    def _checked(self, modality: str) -> str:
+        """The name of a modality, if it is one."""
+        if modality not in self.modes:
+            raise ValueError(f"modality must be auto or one of {', '.join(self.modes)}, not {modality!r}")
+        return modality
+
     @own_numerics()
     @torch.inference_mode()
-    def recognize(self, images: NDArray[np.float32]) -> str:
+    def _nearest(self, images: NDArray[np.float32]) -> str:
         """The modality that images ``(N, C, h, w)`` in [0, 1] are taken for: gray or color ones only, as they are.
 
         Where a bundle has none for images without colors, or none but such, all are asked.
         """
-        names, color = list(self.modes), images.shape[1] == 3
+        names, color = list(self.modes), not is_gray(images)
         fitting = [i for i, mode in enumerate(self.modes.values()) if (mode == "RGB") == color] or range(len(names))
         if len(fitting) == 1:
             return names[fitting[0]]
@@ -198,14 +237,15 @@ def surrogates_without(parser: Values, exclude: Iterable[str] = ()) -> tuple[lis
 
 
 def check_listed(models_dir: Path) -> dict[str, str]:
-    """SHA-256 of every weight file as :data:`HASHES` names it.
+    """SHA-256 of every file of weights or statistics as :data:`HASHES` names it.
 
     Raises:
         ValueError: a weight file is not listed: else taking a line out would be all it takes to bring in others.
     """
     lines = [line.split() for line in (models_dir / HASHES).read_text().splitlines()]
     listed = {name: digest for digest, name in lines}
-    if unknown := {path.name for path in models_dir.glob("*.pt")} - set(listed):
+    held = {path.name for path in models_dir.iterdir() if path.suffix in (".npz", ".pt")}
+    if unknown := held - set(listed):
         raise ValueError(f"{HASHES} does not name {', '.join(sorted(unknown))}")
     return listed
 

@@ -36,6 +36,7 @@ __all__ = [
     "footprint",
     "locate_region",
     "make_mark",
+    "mark_with",
     "plan_mark",
     "region_of",
     "seen_by_networks",
@@ -194,9 +195,30 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
         ValueError: a region mask that does not fit the image, a logo that cannot be drawn, or a perturber that gives no
             field.
     """
-    preset, cap, clean = options.strength, options.effective_region_budget, canonical_display(image)
-    specialist = specialist_for(image, options.modality, marker, clean)
-    plan = plan_mark(image, options, specialist.critic, clean)
+    clean = canonical_display(image)
+    return mark_with(specialist_for(image, options.modality, marker, clean), image, options, latent, clean)
+
+
+def mark_with(
+    specialist: Specialist,
+    image: StoredImage,
+    options: ProtectOptions,
+    latent: bytes,
+    clean: NDArray[np.float32],
+    unsure: bool = False,
+) -> ImageMark:
+    """As :func:`make_mark`, with the networks of a modality that is known.
+
+    Args:
+        specialist: the networks.
+        image: the stored samples.
+        options: the custodian's choices.
+        latent: 32 bytes from the content key.
+        clean: :func:`canonical_display` of the image.
+        unsure: what the image shows is not known; see :func:`plan_mark`.
+    """
+    preset, cap = options.strength, options.effective_region_budget
+    plan = plan_mark(image, options, specialist.critic, clean, unsure)
     # Copies: what a perturber does to its arguments must not change what its field is measured against.
     shown = plan.placed.images.copy(), clean.copy()
     fraction = _checked(specialist.perturber(preset).perturb(*shown, plan.cells(), latent), clean.shape)

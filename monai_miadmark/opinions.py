@@ -7,19 +7,23 @@ PyTorch is imported only where there is an ensemble to ask, which is made of it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_miadmark.marking import Marker
+from monai_miadmark.image import StoredImage
+from monai_miadmark.marking import Marker, Specialist, canonical_display, seen_by_networks
 
 if TYPE_CHECKING:
     from monai_miadmark.surrogates import SurrogateEnsemble
 
-__all__ = ["Opinion", "opinion", "predicted"]
+__all__ = ["Opinion", "opinion", "opinion_of_mark", "predicted"]
 
 _BATCH = 8
+
+_SLICES = 8
+"""Slices of a stack that are asked about."""
 
 
 class Opinion(NamedTuple):
@@ -50,6 +54,27 @@ def predicted(marker: Marker, modality: str, clean: NDArray[np.float32], marked:
     """
     ensemble = getattr(marker.specialist(modality, clean), "ensemble", None)
     return None if ensemble is None else opinion(ensemble, clean, marked)
+
+
+def opinion_of_mark(specialist: Specialist, image: StoredImage, values: NDArray[Any]) -> Opinion | None:
+    """What the ensemble that a mark was made against makes of it, as a display shows it.
+
+    Args:
+        specialist: whose perturber made the mark.
+        image: before.
+        values: ``(N, H, W, C)``, the protected samples.
+
+    Returns:
+        Its opinion on some slices, evenly spread; ``None`` where there is no ensemble that can be asked.
+    """
+    ensemble = getattr(specialist, "ensemble", None)
+    if ensemble is None:
+        return None
+    count = len(values)
+    slices = [(2 * i + 1) * count // (2 * min(count, _SLICES)) for i in range(min(count, _SLICES))]
+    before = image.part(slices)
+    pair = (before, before.with_values(values[slices]))
+    return opinion(ensemble, *(seen_by_networks(each, canonical_display(each)) for each in pair))
 
 
 def opinion(ensemble: SurrogateEnsemble, clean: NDArray[np.float32], marked: NDArray[np.float32]) -> Opinion:

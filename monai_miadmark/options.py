@@ -73,6 +73,9 @@ class ProtectOptions:
             numbers that mean nothing.
         modality: which diagnostic models the mark is made against, by the marker's name for them, e.g. ``brain_mri``,
             ``fundus`` or ``skin``; ``auto`` goes by what the image looks like.
+        expect_effect: refuse an image on which no effect can be expected, with ``NoEffectError``: of no modality that
+            the marker knows, with nothing to mark, or whose mark misleads less than half of the models that it was
+            made against.
     """
 
     preset: str | Preset = "standard"
@@ -82,6 +85,7 @@ class ProtectOptions:
     region: Literal["auto", "none"] | NDArray[np.bool_] = field(default="auto")
     region_budget: float | None = None
     modality: str = "auto"
+    expect_effect: bool = False
     allow_label_maps: bool = False
 
     def __post_init__(self) -> None:

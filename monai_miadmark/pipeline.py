@@ -18,9 +18,17 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from monai_miadmark import seal
-from monai_miadmark.errors import LabelMapError, NotProtectedError, TamperedError, UnsupportedImageError, check_memory
+from monai_miadmark.errors import (
+    LabelMapError,
+    NoEffectError,
+    NotProtectedError,
+    TamperedError,
+    UnsupportedImageError,
+    check_memory,
+)
 from monai_miadmark.exact import apply_mark
 from monai_miadmark.file_names import restored_name
+from monai_miadmark.findings import Findings
 from monai_miadmark.formats import carrier_for, carrier_named
 from monai_miadmark.formats.base import Carrier, FoundRecord, OpenedSource, ProtectedFile
 from monai_miadmark.formats.dicom import DicomCarrier
@@ -28,9 +36,11 @@ from monai_miadmark.formats.dicom_derivation import UidSecrets
 from monai_miadmark.formats.dicom_ps315 import check_certificates
 from monai_miadmark.formats.label_maps import looks_like_labels
 from monai_miadmark.image import StoredImage, pixel_digest
-from monai_miadmark.marking import Marker, check_region, make_mark
+from monai_miadmark.marking import Marker, canonical_display, check_region, mark_with, seen_by_networks, specialist_for
+from monai_miadmark.opinions import opinion_of_mark
 from monai_miadmark.options import ProtectOptions
 from monai_miadmark.owner import SERIES_PURPOSE, owner_key
+from monai_miadmark.protocols import recognized
 from monai_miadmark.record import RecoveryRecord, check_shell
 from monai_miadmark.shell import SourceShell
 from monai_miadmark.signatures import Signer, Verifier
@@ -53,11 +63,6 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-
-_NOTHING_MARKED = (
-    "%s: nothing was marked, not one sample differs from the source: it has one value, next to nothing in its display "
-    "window, or no room outside the region"
-)
 
 _KEY_BYTES = 32
 
@@ -92,13 +97,18 @@ class ProtectedBytes:
         data: the file's bytes, with the envelope inside unless a sidecar was asked for.
         envelope: the sealed recovery record.
         name: base name for the output file.
-        changed: samples that the mark changed; 0 where there is nothing to mark, as in an image of one value.
+        findings: what was found out about the image and its mark.
     """
 
     data: bytes
     envelope: bytes
     name: str
-    changed: int
+    findings: Findings
+
+    @property
+    def changed(self) -> int:
+        """Samples that the mark changed; 0 where there is nothing to mark, as in an image of one value."""
+        return self.findings.changed
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,11 +158,11 @@ def protect_image(
     Raises:
         ValueError: no recipient, or a region mask that does not fit.
     """
-    values, record, digest, key = _protect(image, recipients, marker, options, None, None)
-    _record_of(record, values, digest).restore(values, checked=True)  # raises if the mark would not come off exactly
-    if not _changed_samples(image.values, values):
-        _log.warning(_NOTHING_MARKED, "array in memory")
-    return values, seal.seal(record, recipients, digest, key, signer)
+    made = _protect(image, recipients, marker, options, None, None)
+    # Raises if the mark would not come off exactly.
+    _record_of(made.record, made.values, made.digest).restore(made.values, checked=True)
+    _warn("array in memory", made.findings)
+    return made.values, seal.seal(made.record, recipients, made.digest, made.key, signer, made.findings.notes)
 
 
 @_naming_memory
@@ -222,12 +232,11 @@ def protect_bytes(
     if not (options or ProtectOptions()).allow_label_maps:
         _refuse_labels(carrier, opened)
     _rehearse(carrier, data, opened, certificates, recipients, options)
-    values, record, digest, key = _protect(
-        opened.image, recipients, marker, options, opened.shell, carrier.file_digest(data)
-    )
-    envelope = seal.seal(record, recipients, digest, key, signer)
+    made = _protect(opened.image, recipients, marker, options, opened.shell, carrier.file_digest(data))
+    values, record, digest = made.values, made.record, made.digest
+    envelope = seal.seal(record, recipients, digest, made.key, signer, made.findings.notes)
     # Each object has a content key of its own, which nobody but its recipients knows, and hence a UID of its own.
-    instance = HKDF(hashes.SHA256(), 32, None, b"miadmark instance uid 1").derive(key)
+    instance = HKDF(hashes.SHA256(), 32, None, b"miadmark instance uid 1").derive(made.key)
     secrets = UidSecrets(instance, owner_key(SERIES_PURPOSE) if series_secret is None else series_secret)
     protected = _carried(carrier, data, opened, values, None if sidecar else envelope, certificates, secrets)
     written = carrier_for(protected, name).open_protected(protected)
@@ -238,10 +247,8 @@ def protect_bytes(
         restored_bytes(_record_of(record, written.values, digest), written.values, checked=True)
     except TamperedError as error:  # nobody tampered with it: the format lost something
         raise UnsupportedImageError(f"the {carrier.name} file cannot be restored byte for byte") from error
-    changed = _changed_samples(opened.image.values, values)
-    if not changed:
-        _log.warning(_NOTHING_MARKED, name)
-    return ProtectedBytes(protected, envelope, carrier.output_name(name), changed)
+    _warn(name, made.findings)
+    return ProtectedBytes(protected, envelope, carrier.output_name(name), made.findings)
 
 
 def check_source(data: bytes, name: str, options: ProtectOptions | None = None) -> None:
@@ -374,6 +381,25 @@ def revoke_bytes(
     return _resealed(data, envelope, lambda sealed: seal.revoke(sealed, identity, recipients, signer))
 
 
+@dataclass(frozen=True, repr=False)
+class _Marked:
+    """What marking gives.
+
+    Attributes:
+        values: protected samples ``(N, H, W, C)``.
+        record: the serialized record.
+        digest: of the protected samples.
+        key: the content key that the latent came from.
+        findings: what was found out on the way.
+    """
+
+    values: NDArray[Any]
+    record: bytes
+    digest: bytes
+    key: bytes
+    findings: Findings
+
+
 def _protect(
     image: StoredImage,
     recipients: Sequence[Recipient],
@@ -381,16 +407,44 @@ def _protect(
     options: ProtectOptions | None,
     shell: SourceShell | None,
     original_file: bytes | None,
-) -> tuple[NDArray[Any], bytes, bytes, bytes]:
-    """Protected samples, their serialized record, their digest, and the content key that the latent came from."""
+) -> _Marked:
+    """Mark an image and make the record that undoes it.
+
+    Raises:
+        NoEffectError: no effect can be expected, and it was demanded.
+    """
+    options = options or ProtectOptions()
     _check_asked(image, recipients, options)
     key = os.urandom(_KEY_BYTES)
     # HKDF is one-way: whoever learns the latent from the field knows nothing about the key.
     latent = HKDF(hashes.SHA256(), 32, None, b"miadmark latent 1").derive(key)
-    mark = make_mark(image, options or ProtectOptions(), marker, latent)
+    clean = canonical_display(image)
+    recognition = recognized(marker, options.modality, seen_by_networks(image, clean))
+    recognition = None if recognition is None else recognition.beside(image.origin)
+    if options.expect_effect:  # before the marking, which takes long
+        _demand(Findings(recognition, None, image.values.size))
+    modality = options.modality if recognition is None else recognition.modality
+    specialist = specialist_for(image, modality, marker, clean)
+    doubtful = recognition is not None and recognition.known is False
+    mark = mark_with(specialist, image, options, latent, clean, unsure=doubtful)
     values = apply_mark(image, mark)
+    findings = Findings(recognition, opinion_of_mark(specialist, image, values), _changed_samples(image.values, values))
+    if options.expect_effect:
+        _demand(findings)
     record = RecoveryRecord.build(image, mark, values, shell, original_file)
-    return values, record.to_bytes(), record.protected_pixels, key
+    return _Marked(values, record.to_bytes(), record.protected_pixels, key, findings)
+
+
+def _demand(findings: Findings) -> None:
+    """Raise NoEffectError where no effect can be expected."""
+    if findings.warnings:
+        raise NoEffectError(findings.warnings[0])
+
+
+def _warn(name: str, findings: Findings) -> None:
+    """Tell programs; the command line has words of its own."""
+    for text in findings.warnings:
+        _log.warning("%s: %s", name, text)
 
 
 def _rehearse(

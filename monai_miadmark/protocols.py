@@ -4,14 +4,24 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monai_miadmark.options import Preset
+from monai_miadmark.recognition import Recognition
 
-__all__ = ["ByContrast", "MarkCritic", "Marker", "Perturber", "Specialist", "split_contrasts"]
+__all__ = [
+    "ByContrast",
+    "MarkCritic",
+    "Marker",
+    "Perturber",
+    "Recognizer",
+    "Specialist",
+    "recognized",
+    "split_contrasts",
+]
 
 
 class Perturber(Protocol):
@@ -73,6 +83,21 @@ class Marker(Protocol):
         ...
 
 
+class Recognizer(Protocol):
+    """A :class:`Marker` that says what it takes images for."""
+
+    def recognize(self, modality: str, images: NDArray[np.float32]) -> Recognition | None:
+        """What images ``(N, C, h, w)`` in [0, 1] are taken for, given the modality that was asked for, or ``auto``."""
+        ...
+
+
+def recognized(marker: Marker, modality: str, images: NDArray[np.float32]) -> Recognition | None:
+    """What a marker takes images for; ``None`` where it does not say (it is no :class:`Recognizer`)."""
+    recognize = getattr(marker, "recognize", None)
+    found: Recognition | None = None if recognize is None else recognize(modality, images)
+    return found
+
+
 def split_contrasts(images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Channels of ``(N, C, h, w)`` as slices of one channel, ``(N * C, 1, h, w)``, those of a slice together."""
     return images.reshape(-1, 1, *images.shape[2:])
@@ -95,6 +120,11 @@ class ByContrast:
     def critic(self) -> MarkCritic:
         """See :class:`Specialist`."""
         return _CriticByContrast(self._specialist.critic)
+
+    @property
+    def ensemble(self) -> Any:
+        """The ensemble that can be asked; ``None`` where there is none."""
+        return getattr(self._specialist, "ensemble", None)
 
     def perturber(self, preset: Preset) -> Perturber:
         """See :class:`Specialist`."""

@@ -27,6 +27,8 @@ from monai_miadmark.marking import Marker, Specialist
 from monai_miadmark.options import ProtectOptions
 from monai_miadmark.owner import SERIES_PURPOSE, owner_key
 from monai_miadmark.passphrases import salt_of
+from monai_miadmark.protocols import recognized
+from monai_miadmark.recognition import Recognition
 from monai_miadmark.seal import inspect_envelope, open_envelope
 
 __all__ = [
@@ -46,6 +48,9 @@ __all__ = [
     "drafted",
 ]
 
+
+_NO_FINDINGS: dict[str, Any] = {"changed": None, "modality": None, "effect": None, "warnings": []}
+"""Facts of what was not marked."""
 
 _Same = TypeVar("_Same", bound="_Opening")
 
@@ -194,12 +199,24 @@ class LazyMarker:
         Raises:
             UnfitError: the marker cannot be loaded.
         """
+        return self._loaded().specialist(modality, images)
+
+    def recognize(self, modality: str, images: NDArray[np.float32]) -> Recognition | None:
+        """See :class:`~monai_miadmark.marking.Recognizer`; ``None`` where the marker is none.
+
+        Raises:
+            UnfitError: the marker cannot be loaded.
+        """
+        return recognized(self._loaded(), modality, images)
+
+    def _loaded(self) -> Marker:
+        """The marker."""
         if self._marker is None:
             try:
                 self._marker = self._load()
             except (OSError, ValueError) as error:
                 raise UnfitError(f"the marker cannot be loaded: {error}") from error
-        return self._marker.specialist(modality, images)
+        return self._marker
 
 
 @dataclass(frozen=True)
@@ -257,6 +274,8 @@ class ProtectTask:
             "signer": None if signer is None else signer.key_id.hex(),
             **({"label_maps": "protect"} if options.allow_label_maps else {}),
             **({"label_maps": "copy"} if self.copy_label_maps else {}),
+            # Only where it is asked for: jobs that were begun before there was such an option can be gone on with.
+            **({"expect_effect": True} if options.expect_effect else {}),
         }
 
     def continued(self, done: Path) -> ProtectTask:
@@ -459,7 +478,7 @@ def drafted(made: Made) -> Draft:
         "signature": made.signature,
         "quality": quality,
         **({"copied": True} if made.copied else {}),
-        "changed": made.changed,
+        **(_NO_FINDINGS if made.findings is None else made.findings.facts),
     }
     return Draft(made.source, products, facts)
 

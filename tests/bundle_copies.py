@@ -90,7 +90,7 @@ def write_weights(root: Path) -> None:
 
 
 def write_hashes(root: Path) -> None:
-    """``models/SHA256SUMS`` as ``sha256sum *.pt`` writes it."""
-    files = sorted((root / "models").glob("*.pt"))
+    """``models/SHA256SUMS`` as ``sha256sum *.npz *.pt`` writes it."""
+    files = [*sorted((root / "models").glob("*.npz")), *sorted((root / "models").glob("*.pt"))]
     lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files]
     (root / "models" / HASHES).write_text("".join(lines))

@@ -4,11 +4,18 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from monai_miadmark.budget import Visibility
 from monai_miadmark.options import Preset
+from monai_miadmark.recognition import KNOWN_FROM, Recognition
+
+if TYPE_CHECKING:
+    from monai_miadmark.surrogates import SurrogateEnsemble
 
 BLUNT = Preset(Visibility(psnr=-100.0, ssim=-1.0, region_ssim=-1.0), 0, 0.35, 32 / 255, 0.12, search=False)
 """As strong as the ceilings allow, without the search for how strong that may be, which takes nearly all of the time.
@@ -48,3 +55,24 @@ class NoiseMarker:
 def load_marker() -> NoiseMarker:
     """In place of ``monai_miadmark.marker.load_marker``."""
     return NoiseMarker()
+
+
+class SeeingMarker(NoiseMarker):
+    """One that says what it takes images for, and whose tiny random networks can be asked.
+
+    Args:
+        confidence: that an image is one of ``brain_mri``, the modality that it takes all for.
+    """
+
+    def __init__(self, confidence: float) -> None:
+        self.confidence = confidence
+
+    def recognize(self, modality: str, images: NDArray[np.float32]) -> Recognition:
+        known = self.confidence >= KNOWN_FROM
+        return Recognition("brain_mri", self.confidence, known, known, modality != "auto", ("brain_mri", "skin"))
+
+    @cached_property
+    def ensemble(self) -> SurrogateEnsemble:
+        from networks import ensemble
+
+        return ensemble()

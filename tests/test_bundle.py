@@ -41,6 +41,7 @@ CONFIGS = (
     "pretrained.yaml",
     "robust.yaml",
     "train_router.yaml",
+    "recognition.yaml",
     "train.yaml",
     "multi_gpu_train.yaml",
     "train_segmenter.yaml",
@@ -118,7 +119,8 @@ class TestConfigurations:
             "robust.yaml",
             "peers.yaml",
             "segment.yaml",
-        )  # which only set what others use
+            "recognition.yaml",
+        )  # which only set what others use, or call functions
         locator = ComponentLocator()
         for target in names:
             if "." in target:

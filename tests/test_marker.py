@@ -12,18 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bundle_copies import ASIDE, BUNDLE, GUIDES, MODALITIES, ROBUST, VICTIMS, needs_weights, tiny_bundle
+from bundle_copies import ASIDE, BUNDLE, GUIDES, MODALITIES, ROBUST, VICTIMS, needs_weights, tiny_bundle, write_hashes
 from networks import ensemble, generator, pictures
+from recognizable import blobs, checks, statistics
 
 from monai_miadmark import marker as marker_module
 from monai_miadmark.gradient_steps import GradientPerturber
 from monai_miadmark.image import Bounds, StoredImage, Window
 from monai_miadmark.keys import generate_identity
-from monai_miadmark.marker import BundleMarker, EnsembleMarker, bundle_root, load_config, load_marker
+from monai_miadmark.marker import STATISTICS, BundleMarker, EnsembleMarker, bundle_root, load_config, load_marker
 from monai_miadmark.marking import make_mark
 from monai_miadmark.options import PRESETS, ProtectOptions
 from monai_miadmark.perturbers import GeneratorPerturber
 from monai_miadmark.pipeline import protect_image, restore_image
+from monai_miadmark.recognition import Recognition
 from monai_miadmark.surrogates import Surrogate, robust_name
 
 
@@ -177,29 +179,63 @@ class TestRecognition:
         """Let the router say this of every image."""
         marker._router.forward = lambda images: torch.tensor([scores]).repeat(len(images), 1)
 
+    @staticmethod
+    def taken(marker: BundleMarker, images: np.ndarray) -> str:
+        return marker.recognize("auto", images).modality
+
     def test_gray_images_are_of_the_only_gray_modality(self, own: BundleMarker) -> None:
         self.prefer(own, -9.0, 9.0, 9.0)
-        assert own.recognize(pictures()) == "brain_mri"
+        assert self.taken(own, pictures()) == "brain_mri"
         assert own.specialist("auto", pictures()) is own.specialist("brain_mri", pictures())
+
+    def test_gray_images_in_three_equal_channels_are_gray(self, own: BundleMarker) -> None:
+        """Ultrasound and scans are often stored as RGB."""
+        self.prefer(own, -9.0, 9.0, 9.0)
+        assert self.taken(own, pictures().repeat(3, 1)) == "brain_mri"
 
     def test_the_router_chooses_among_colors(self, own: BundleMarker) -> None:
         for scores, expected in (((9.0, 1.0, 0.0), "fundus"), ((9.0, 0.0, 1.0), "skin")):
             self.prefer(own, *scores)
-            assert own.recognize(pictures(channels=3)) == expected
+            assert self.taken(own, pictures(channels=3)) == expected
 
     def test_a_stack_is_judged_as_a_whole(self, own: BundleMarker) -> None:
         own._router.forward = lambda images: torch.tensor([[0, 3.0, 0], [0, 0, 1.0], [0, 0, 1.0]])
-        assert own.recognize(pictures(3, channels=3)) == "fundus"
+        assert self.taken(own, pictures(3, channels=3)) == "fundus"
 
     def test_other_numbers_of_channels_count_as_gray(self, own: BundleMarker) -> None:
-        assert own.recognize(pictures(channels=2)) == "brain_mri"
+        assert self.taken(own, pictures(channels=2)) == "brain_mri"
         own.modes = {"brain_mri": "L", "fundus": "L", "skin": "RGB"}
-        assert own.recognize(pictures(channels=2)) in ("brain_mri", "fundus")
+        assert self.taken(own, pictures(channels=2)) in ("brain_mri", "fundus")
 
     def test_where_none_fits_all_are_asked(self, own: BundleMarker) -> None:
         own.modes = dict.fromkeys(MODALITIES, "RGB")
         self.prefer(own, 0.0, 0.0, 1.0)
-        assert own.recognize(pictures()) == "skin"
+        assert self.taken(own, pictures()) == "skin"
+
+    def test_without_statistics_nobody_can_tell(self, own: BundleMarker) -> None:
+        found = own.recognize("auto", pictures())
+        assert found == Recognition("brain_mri", None, None, True, False, MODALITIES)
+        assert own.recognize("skin", pictures(channels=3)).named
+        with pytest.raises(ValueError, match="auto or one of brain_mri, fundus, skin, not 'knee'"):
+            own.recognize("knee", pictures())
+
+    def test_statistics_tell_what_is_like_the_training_images(self, root: Path, tmp_path: Path) -> None:
+        own = Path(shutil.copytree(root, tmp_path / "own"))
+        statistics().save(own / "models" / STATISTICS)
+        with pytest.raises(ValueError, match=r"SHA256SUMS does not name recognition\.npz"):
+            load_marker(own)
+        write_hashes(own)
+        loaded = load_marker(own)
+        known, strange = (loaded.recognize("auto", images[:1]) for images in (blobs(3, 99), checks(3, 99)))
+        assert known.known and known.measured and known.confidence is not None and known.confidence > 0.5
+        assert strange.known is False and not strange.measured and strange.modality == "brain_mri"
+        assert strange.confidence is not None and strange.confidence < 0.5
+        assert loaded.recognize("brain_mri", checks(1, 99)).known is False  # a name is no proof
+
+        with (own / "models" / STATISTICS).open("ab") as stream:
+            stream.write(b"more")
+        with pytest.raises(ValueError, match=r"recognition\.npz do not have the SHA-256"):
+            load_marker(own).recognize("auto", pictures())
 
 
 class TestWeights:

@@ -13,6 +13,7 @@ import re
 import shutil
 import stat
 from dataclasses import dataclass
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,13 @@ import manifests
 import numpy as np
 import pytest
 import samples
-from doubles import NoiseMarker
+from doubles import NoiseMarker, SeeingMarker
 from PIL import Image
 
 from monai_miadmark.batch import Plan, plan, run_jobs
 from monai_miadmark.engines import SerialEngine
 from monai_miadmark.files import protected_name
 from monai_miadmark.manifest import MANIFEST_NAME, ManifestError, Settings, manifest_lines
-from monai_miadmark.opinions import Opinion
 from monai_miadmark.options import ProtectOptions
 from monai_miadmark.reporting import job_report
 from monai_miadmark.reporting.evaluation_report import write_evaluation_page
@@ -300,20 +300,22 @@ class TestEffect:
         told = _Reader(job.page()).text
         assert "The effect was not measured: the marker has no ensemble that could be asked." in told
 
-    def test_is_what_the_ensemble_says(self, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-        asked: list[str] = []
-
-        def predicted(marker: object, modality: str, clean: Any, marked: Any) -> Opinion:
-            assert clean.shape == marked.shape and (clean != marked).any()
-            asked.append(modality)
-            return Opinion(0.9, 0.1 + 0.01 * len(asked), 0.25)
-
-        monkeypatch.setattr(job_report, "predicted", predicted)
-        told = _Reader(job.page()).text
-        assert asked == ["auto"] * 5
-        assert "90% → 13%" in told and "25%" in told and "90% → 11%" in told
-        monkeypatch.setattr(job_report, "_MAX_ASKED", 3)
-        assert any("on 3 of 5 images" in text for text in _Reader(job.page()).text)
+    def test_modality_effect_and_warnings_are_what_the_manifest_says(self, tmp_path: Path, keys: Path) -> None:
+        """Once with a marker that knows what it sees, once with one that does not."""
+        (tmp_path / "in").mkdir()
+        for number in range(3):
+            (tmp_path / "in" / f"{number}.png").write_bytes(samples.png(number))
+        for sure, shown in ((0.9, "brain_mri (90% sure)"), (0.1, "unknown, marked as brain_mri")):
+            task = ProtectTask((keys / "alice.pub",), ProtectOptions("fast"), load=partial(SeeingMarker, sure))
+            job = Job(plan([tmp_path / "in"], tmp_path / str(sure), protected_name), task, tmp_path)
+            job.run()
+            told = _Reader(job.page()).text
+            lines = [line for line in manifest_lines(job.planned.out) if line["kind"] == "file"]
+            assert told.count(shown) == 3 and all(line["effect"]["kept"] in (0, 0.5, 1) for line in lines)
+            assert all(f"{line['effect']['kept']:.0%}" in told for line in lines)
+            warned = {text for line in lines for text in line["warnings"]}
+            assert warned <= set(told) and bool(warned) == ("No effect to be expected" in told)
+            assert any(text.startswith("unknown modality, marked as brain_mri") for text in warned) == (sure < 0.5)
 
 
 class TestPlaces:

@@ -45,6 +45,7 @@ HINTS = {
     "WrongKeyError": "miadmark inspect FILE lists the key ids that open it; give one of these keys with -i",
     "WrongPassphrase": "the passphrase is not the one that the images were protected with, or they have none (inspect)",
     "LabelMapError": "--label-maps skip leaves segmentations and masks out, --label-maps copy copies them unprotected",
+    "NoEffectError": "without --expect-effect they are protected all the same, with a warning",
     "NotProtectedError": "where the record was stripped, --sidecars DIR finds the one that was kept beside the file",
     "SignatureError": "miadmark inspect FILE shows who signed; ask the custodian for the right public key",
     "TamperedError": "get the file anew from whoever protected it; miadmark verify FILE says what does not fit",

@@ -100,6 +100,7 @@ def protect_options(options: Namespace) -> tuple[ProtectOptions, Path | None]:
             region="auto" if mask is not None else options.region,
             region_budget=budget,
             modality=options.modality,
+            expect_effect=getattr(options, "expect_effect", False),
             allow_label_maps=options.label_maps == "protect",
         )
     except ValueError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ _SIGNATURE_WARNINGS = {
     ("revoked", "dropped"): _DROPPED,
 }
 """What is said aloud of results, by what was done and what is known of their signature."""
+
+_MAX_WARNINGS = 20
+"""Warnings about single files that are said aloud."""
 
 _UNSUPPORTED = ("UnsupportedImageError", "LabelMapError")
 
@@ -103,6 +107,9 @@ class JobTeller:
         if report.ignored_lines:
             lines = f"{report.ignored_lines} line{'' if report.ignored_lines == 1 else 's'}"
             say(f"warning: {lines} of the manifest count for nothing: not written by you, or changed")
+        if not self.options.quiet:
+            _say_modalities(report)
+        _say_warnings(report)
         _say_signatures(report, self.done)
         kinds = {failure.kind for failure in report.failures}
         if "WrongKeyError" in kinds and getattr(self.options, "passphrase", False):
@@ -154,6 +161,42 @@ class JobTeller:
             "notes": self.notes,
             "files": files,
         }
+
+
+def _say_modalities(report: Report) -> None:
+    """Say what the images were taken for."""
+    counts: Counter[str] = Counter()
+    sure: defaultdict[str, list[float]] = defaultdict(list)
+    for facts in report.facts.values():
+        if (found := facts.get("modality")) is None:
+            continue
+        if found["known"] is False:
+            text = f"unknown, marked as {found['name']}"
+        else:
+            text = f"{found['name']}{'' if found['measured'] else ' (effect not measured)'}"
+            if found["confidence"] is not None:
+                sure[text].append(found["confidence"])
+        counts[text] += 1
+    if counts:
+        told = [f"{count} {text}{_confidence(sure[text])}" for text, count in counts.most_common()]
+        say(f"modality: {'; '.join(told)}")
+
+
+def _confidence(sure: list[float]) -> str:
+    """How sure, as far as anything is known of it."""
+    if not sure:
+        return ""
+    low, high = (f"{value:.2f}" for value in (min(sure), max(sure)))
+    return f", confidence {low}" if low == high else f", confidence {low} to {high}"
+
+
+def _say_warnings(report: Report) -> None:
+    """Say of which images no effect can be expected, and what to do about it."""
+    told = [(path, text) for path, facts in report.facts.items() for text in facts.get("warnings", ())]
+    for path, text in told[:_MAX_WARNINGS]:
+        say(f"warning: {shown(path)}: {text}")
+    if len(told) > _MAX_WARNINGS:
+        say(f"warning: {len(told) - _MAX_WARNINGS} more of these, in the manifest")
 
 
 def _say_signatures(report: Report, done: str) -> None:

@@ -44,6 +44,7 @@ from monai_miadmark.formats.dicom_pixels import (
     describe,
     display_window,
     extended_signs,
+    image_origin,
     pixel_bounds,
     pixel_padding,
 )
@@ -277,7 +278,8 @@ class DicomCarrier:
             window = display_window(source.data_set, samples.layout, samples.bits_stored, values)
             bounds = pixel_bounds(values.dtype.name, samples.bits_stored, values)
             padding = pixel_padding(source.data_set, samples.layout)
-            return OpenedSource(StoredImage(values, bounds, window, padding), shell)
+            origin = image_origin(source.data_set)
+            return OpenedSource(StoredImage(values, bounds, window, padding, origin), shell)
         except TamperedError as error:
             raise UnsupportedImageError(f"not a valid DICOM file: {error}") from error
         except MIADMarkError:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from pydicom.dataset import Dataset
 
 from monai_miadmark.errors import LabelMapError, UnsupportedImageError
 from monai_miadmark.formats.base import SampleLayout
-from monai_miadmark.image import Bounds, Window
+from monai_miadmark.image import Bounds, Origin, Window
 from monai_miadmark.windows import CT_WINDOW, display_windows, trusted_window
 
 __all__ = [
@@ -22,10 +23,15 @@ __all__ = [
     "describe",
     "display_window",
     "extended_signs",
+    "image_origin",
     "pixel_bounds",
     "pixel_padding",
     "shown_limits",
 ]
+
+
+_CODE = re.compile(r"[A-Z0-9 _]{1,16}")
+"""A code string (CS) of DICOM."""
 
 
 class Attributes(Protocol):
@@ -284,3 +290,9 @@ def extended_signs(values: NDArray[Any], data_set: Dataset, bits_stored: int) ->
         return None
     result: NDArray[Any] = (values << shift) >> shift
     return result
+
+
+def image_origin(data_set: Attributes) -> Origin:
+    """What a data set says about where its image comes from; values that are no code strings count as none."""
+    told = (str(data_set.get(keyword, None) or "").strip().upper() for keyword in ("Modality", "BodyPartExamined"))
+    return Origin(*(text if _CODE.fullmatch(text) else "" for text in told))

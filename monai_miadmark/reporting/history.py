@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from monai_miadmark.manifest import ManifestError, Settings, manifest_lines
+from monai_miadmark.opinions import Opinion
 
 __all__ = ["FileFacts", "History", "KeyName", "read_history"]
+
+_MAX_TEXT = 300
+"""Characters of a text that is shown."""
 
 KeyName = tuple[str, str]
 """Kind and key id (hex) of a key."""
@@ -32,6 +36,9 @@ class FileFacts:
         signer: the custodian who signed.
         psnr: dB outside the logo, infinite where nothing changed; ``None`` where it was not measured.
         ssim: outside the logo; ``None`` where it was not measured.
+        modality: what the image was taken for, and how sure that was; empty where nobody said.
+        effect: what the ensemble makes of the image before and after; ``None`` where there was none to ask.
+        warnings: why no effect can be expected.
         seconds: what it took, where that is known.
         reason: why it failed: class of the error, and its message where that may be kept.
     """
@@ -45,6 +52,9 @@ class FileFacts:
     signer: KeyName | None = None
     psnr: float | None = None
     ssim: float | None = None
+    modality: str = ""
+    effect: Opinion | None = None
+    warnings: tuple[str, ...] = ()
     seconds: float | None = None
     reason: str | None = None
 
@@ -127,8 +137,33 @@ def _facts(line: Mapping[str, Any]) -> FileFacts:
         signer=None if signer is None else _key(signer),
         psnr=psnr,
         ssim=ssim,
+        modality=_modality(line.get("modality")),
+        effect=_effect(line.get("effect")),
+        warnings=tuple(str(text)[:_MAX_TEXT] for text in line.get("warnings") or ()),
         seconds=seconds,
     )
+
+
+def _modality(told: Any) -> str:
+    """What an image was taken for."""
+    if told is None:
+        return ""
+    name = str(told["name"])[:_MAX_TEXT]
+    if told["known"] is False:
+        return f"unknown, marked as {name}"
+    confidence = _number(told["confidence"])
+    text = name if confidence is None else f"{name} ({confidence:.0%} sure)"
+    return text if told["measured"] else f"{text}, effect not measured"
+
+
+def _effect(told: Any) -> Opinion | None:
+    """What an ensemble says."""
+    if told is None:
+        return None
+    before, after, kept = (_number(told[name]) for name in Opinion._fields)
+    if before is None or after is None or kept is None:
+        raise ValueError("not a number")
+    return Opinion(before, after, kept)
 
 
 def _key(told: Mapping[str, Any]) -> KeyName:

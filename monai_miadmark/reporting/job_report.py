@@ -12,6 +12,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -20,10 +21,8 @@ from typing import Any
 from monai_miadmark.batch import Plan, job_settings
 from monai_miadmark.errors import MIADMarkError
 from monai_miadmark.manifest import Settings
-from monai_miadmark.marking import Marker, canonical_display, seen_by_networks
-from monai_miadmark.opinions import Opinion, predicted
 from monai_miadmark.reporting import charts
-from monai_miadmark.reporting.gallery import Pair, Slot, open_pair, pictures, sampled_slices
+from monai_miadmark.reporting.gallery import Pair, Slot, open_pair, pictures
 from monai_miadmark.reporting.history import FileFacts, History, KeyName, read_history
 from monai_miadmark.reporting.page import PageError, render, write_page
 from monai_miadmark.tasks import Failure, Job, ProtectTask, RemoveTask
@@ -34,8 +33,6 @@ DEFAULT_IMAGES, MAX_IMAGES = 24, 200
 """Images with pictures: without being asked for, and at most."""
 
 _MAX_ROWS = 1000
-_MAX_ASKED = 500
-"""Images that models are asked about: a fraction of a second each."""
 
 _MAX_PICTURE_BYTES = 12 << 20
 """All pictures of a page together: browsers and mail take what is smaller."""
@@ -116,15 +113,11 @@ class _Looked:
     """What came of opening images again.
 
     Attributes:
-        opinions: by source.
         gallery: items of the page.
-        silent: why models were asked about nothing; empty where they were.
         cut: whether pictures were left out for their size.
     """
 
-    opinions: dict[str, Opinion] = field(default_factory=dict)
     gallery: list[dict[str, Any]] = field(default_factory=list)
-    silent: str = ""
     cut: bool = False
 
 
@@ -135,43 +128,32 @@ def _look(
     wishes: Wishes,
     step: Callable[[int, int], None],
 ) -> _Looked:
-    """Open images again, for pictures and for the opinion of models."""
+    """Open images again, for pictures."""
     looked = _Looked()
     sources = {_source_name(job, planned.out): job.source for job in planned.jobs}
     done = [facts for facts in history.files.values() if facts.done and facts.source in sources]
-    shown = {facts.source for facts in _spread(done, min(wishes.images, MAX_IMAGES))}
-    marker: Marker | None = None
-    asked: set[str] = set()
-    if isinstance(task, ProtectTask) and done:
-        try:
+    shown = _spread(done, min(wishes.images, MAX_IMAGES))
+    options, mask, marker = None, None, None
+    if isinstance(task, ProtectTask) and shown:
+        options, mask = task.options, task.mask
+        with suppress(OSError, ValueError):  # pictures do without what networks say of them
             marker = task.load()
-            asked = {facts.source for facts in _spread(done, _MAX_ASKED)}
-        except (OSError, ValueError):
-            looked.silent = "the networks could not be loaded"
-    chosen = [facts for facts in done if facts.source in shown | asked]
     size = 0
-    for number, facts in enumerate(chosen, 1):
+    for number, facts in enumerate(shown, 1):
         item: dict[str, Any] = {"source": _named(facts), "caption": "", "problem": "", "pictures": []}
         try:
             pair = _pair(facts, sources[facts.source], planned.out, isinstance(task, ProtectTask))
-            if facts.source in asked and marker is not None and not looked.silent:
-                told = _opinion(marker, task, pair)
-                if told is None:
-                    looked.silent = "the marker has no ensemble that could be asked"
-                else:
-                    looked.opinions[facts.source] = told
-            if facts.source in shown and not looked.cut:
-                options, mask = (task.options, task.mask) if isinstance(task, ProtectTask) else (None, None)
-                item["pictures"], item["caption"] = pictures(pair, wishes.originals, options, mask, marker)
+            item["pictures"], item["caption"] = pictures(pair, wishes.originals, options, mask, marker)
         except (MIADMarkError, OSError, ValueError) as error:
             # Only our own messages are known to hold nothing of the file.
             why = str(error) if isinstance(error, MIADMarkError) else type(error).__name__
             item["problem"] = f"No picture: {why}."
         size += sum(len(picture.uri) for picture in item["pictures"])
-        looked.cut = looked.cut or size > _MAX_PICTURE_BYTES
-        if facts.source in shown and not looked.cut:
-            looked.gallery.append(item)
-        step(number, len(chosen))
+        step(number, len(shown))
+        looked.cut = size > _MAX_PICTURE_BYTES
+        if looked.cut:
+            break
+        looked.gallery.append(item)
     return looked
 
 
@@ -180,15 +162,6 @@ def _pair(facts: FileFacts, source: Path, out: Path, protecting: bool) -> Pair:
     taken = Slot(source, facts.source_sha256 or "")
     made = Slot(out / (facts.output or ""), facts.output_sha256 or "")
     return open_pair(taken, made) if protecting else open_pair(made, taken)
-
-
-def _opinion(marker: Marker, task: ProtectTask | RemoveTask, pair: Pair) -> Opinion | None:
-    """What the ensemble makes of an image; ``None`` where the marker has none."""
-    before, after = pair.part(sampled_slices(len(pair.original.values)))
-    modality = task.options.modality if isinstance(task, ProtectTask) else "auto"
-    return predicted(
-        marker, modality, *(seen_by_networks(image, canonical_display(image)) for image in (before, after))
-    )
 
 
 def _facts(
@@ -205,18 +178,19 @@ def _facts(
         "when": _when(history.begun, history.ended),
         "runs": history.runs,
         "version": history.version,
-        "cards": _cards(done, len(lost), looked, protecting),
+        "cards": _cards(done, len(lost), protecting),
         "notes": _notes(wishes, protecting),
         "recipients": _recipients(done, wishes.key_names),
         "signers": [_key(signer, wishes.key_names) for signer in sorted({f.signer for f in done if f.signer})],
         "settings": _settings(history.settings, wishes.key_names, wishes.logo),
         "failures": lost[:_MAX_ROWS],
         "failures_left_out": max(0, len(lost) - _MAX_ROWS),
-        "charts": _charts(done, looked),
-        "chart_notes": _chart_notes(done, looked) if protecting else [],
+        "charts": _charts(done),
+        "chart_notes": _chart_notes(done) if protecting else [],
+        "warnings": [{"source": f.source, "text": text} for f in done for text in f.warnings][:_MAX_ROWS],
         "gallery": looked.gallery,
         "gallery_note": _gallery_note(len(done), looked),
-        "rows": [_row(facts, looked) for facts in done[:_MAX_ROWS]],
+        "rows": [_row(facts) for facts in done[:_MAX_ROWS]],
         "rows_left_out": max(0, len(done) - _MAX_ROWS),
     }
 
@@ -244,7 +218,7 @@ def _named(facts: FileFacts) -> str:
     return facts.source if same else f"{facts.source} → {facts.output}"
 
 
-def _cards(done: Sequence[FileFacts], lost: int, looked: _Looked, protecting: bool) -> list[dict[str, Any]]:
+def _cards(done: Sequence[FileFacts], lost: int, protecting: bool) -> list[dict[str, Any]]:
     """The figures that stand on top."""
     cards: list[dict[str, Any]] = [
         {"value": str(len(done)), "label": "protected" if protecting else "restored, digests verified", "bad": False},
@@ -256,7 +230,7 @@ def _cards(done: Sequence[FileFacts], lost: int, looked: _Looked, protecting: bo
         cards.append(_card(f"{statistics.fmean(psnr):.2f} dB", f"mean PSNR outside the logo (least {min(psnr):.2f})"))
     if ssim:
         cards.append(_card(f"{statistics.fmean(ssim):.4f}", f"mean SSIM outside the logo (least {min(ssim):.4f})"))
-    if told := list(looked.opinions.values()):
+    if told := [f.effect for f in done if f.effect is not None]:
         before, after = statistics.fmean(o.before for o in told), statistics.fmean(o.after for o in told)
         kept = statistics.fmean(o.kept for o in told)
         cards.append(_card(f"{before:.0%} → {after:.0%}", "probability that models give their own class"))
@@ -315,7 +289,7 @@ def _settings(settings: Settings, names: Mapping[str, str], logo: str) -> list[t
     return shown
 
 
-def _charts(done: Sequence[FileFacts], looked: _Looked) -> list[dict[str, str]]:
+def _charts(done: Sequence[FileFacts]) -> list[dict[str, str]]:
     """Charts, where there is more than one figure to show."""
     made = []
     psnr = [f.psnr for f in done if f.psnr is not None and math.isfinite(f.psnr)]
@@ -323,7 +297,7 @@ def _charts(done: Sequence[FileFacts], looked: _Looked) -> list[dict[str, str]]:
     for values, label in ((psnr, "PSNR outside the logo (dB)"), (ssim, "SSIM outside the logo")):
         if len(values) > 1:
             made.append({"title": label, "uri": charts.spread(values, label)})
-    told = list(looked.opinions.values())
+    told = [f.effect for f in done if f.effect is not None]
     if len(told) > 1:
         label = "probability of the models' own class"
         uri = charts.before_and_after([o.before for o in told], [o.after for o in told], label)
@@ -331,15 +305,13 @@ def _charts(done: Sequence[FileFacts], looked: _Looked) -> list[dict[str, str]]:
     return made
 
 
-def _chart_notes(done: Sequence[FileFacts], looked: _Looked) -> list[str]:
+def _chart_notes(done: Sequence[FileFacts]) -> list[str]:
     """What figures are missing, and why."""
-    if looked.silent:
-        return [f"The effect was not measured: {looked.silent}."]
-    if len(looked.opinions) < len(done):
-        return [
-            f"The effect was measured on {len(looked.opinions)} of {len(done)} images: on at most {_MAX_ASKED}, evenly "
-            "spread, whose files are in place and were named in this run."
-        ]
+    told = sum(facts.effect is not None for facts in done)
+    if done and not told:
+        return ["The effect was not measured: the marker has no ensemble that could be asked."]
+    if told < len(done):
+        return [f"The effect was measured on {told} of {len(done)} images."]
     return []
 
 
@@ -349,15 +321,16 @@ def _gallery_note(done: int, looked: _Looked) -> str:
     return note + ("; more would have made the page too large." if looked.cut else ".")
 
 
-def _row(facts: FileFacts, looked: _Looked) -> dict[str, str]:
+def _row(facts: FileFacts) -> dict[str, str]:
     """A line of the table of files."""
-    told = looked.opinions.get(facts.source)
+    told = facts.effect
     psnr = facts.psnr
     return {
         "source": facts.source,
         "output": facts.output or "",
         "psnr": "" if psnr is None else f"{psnr:.2f} dB" if math.isfinite(psnr) else "identical",
         "ssim": "" if facts.ssim is None else f"{facts.ssim:.4f}",
+        "modality": facts.modality,
         "effect": "" if told is None else f"{told.before:.0%} → {told.after:.0%}",
         "kept": "" if told is None else f"{told.kept:.0%}",
         "seconds": "" if facts.seconds is None else f"{facts.seconds:.1f} s",
