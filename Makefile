@@ -126,6 +126,7 @@ train: $(STAMP) pretrained ## train classifiers, router and generator anew (hour
 	    $(RUN) "[$(NETWORKS),'configs/train_surrogate.yaml','configs/robust.yaml']" --dataset $$set --architecture $$name; done; \
 	  $(RUN) "[$(NETWORKS),'configs/train_segmenter.yaml']" --dataset $$set; done
 	cd $(BUNDLE) && $(RUN) "[$(NETWORKS),'configs/train_router.yaml']"
+	cd $(BUNDLE) && $(RUN) "[$(NETWORKS),'configs/train_locator.yaml']" --dataset brain_mri
 	cd $(BUNDLE) && $(RUN) "[$(NETWORKS),'configs/recognition.yaml']"
 	cd $(BUNDLE) && $(RUN) "[$(NETWORKS),'configs/train.yaml']"
 	cd $(BUNDLE)/models && sha256sum *.npz *.pt > SHA256SUMS

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PlainClassifier", "PlainConvolution", "PlainDenseNet", "PlainResNet"]
+__all__ = ["PlainClassifier", "PlainConvolution", "PlainDenseNet", "PlainResNet", "PlainUNet"]
 
 
 class PlainConvolution(nn.Sequential):
@@ -234,3 +234,64 @@ def _activation(name: str) -> nn.Module:
     """The activation of a name."""
     kinds: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "prelu": nn.PReLU}
     return kinds[name]()
+
+
+class PlainUNet(nn.Module):
+    """``monai.networks.nets.UNet`` in 2D with one residual unit a level, batch normalization and strides of 2.
+
+    Args:
+        in_channels: of the images.
+        out_channels: of the logits.
+        channels: of each level, from the top.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.model = _u_level(in_channels, out_channels, channels, top=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(B, out_channels, H, W)`` of images whose sides all levels divide."""
+        logits: Tensor = self.model(x)
+        return logits
+
+
+def _u_level(channels: int, out_channels: int, below: Sequence[int], top: bool = False) -> nn.Sequential:
+    """One level of a U-Net: down, what lies below beside what went down, and up."""
+    first = below[0]
+    inner: nn.Module
+    if len(below) > 2:
+        inner, reached = _u_level(first, first, below[1:]), 2 * first
+    else:
+        inner, reached = _ResidualUnit(first, below[1], 1), first + below[1]
+    up = PlainConvolution(reached, out_channels)
+    up.conv = nn.ConvTranspose2d(reached, out_channels, 3, 2, 1, 1)  # type: ignore[assignment]
+    last = _ResidualUnit(out_channels, out_channels, 1, conv_only=top)
+    return nn.Sequential(_ResidualUnit(channels, first, 2), _Beside(inner), nn.Sequential(up, last))
+
+
+class _ResidualUnit(nn.Module):
+    """``monai.networks.blocks.ResidualUnit`` with one convolution."""
+
+    def __init__(self, channels: int, out_channels: int, strides: int, conv_only: bool = False) -> None:
+        super().__init__()
+        unit = PlainConvolution(channels, out_channels, strides, conv_only=conv_only)
+        self.conv = nn.Sequential(OrderedDict([("unit0", unit)]))
+        kernel = 3 if strides > 1 else 1
+        same = channels == out_channels and strides == 1
+        self.residual = nn.Identity() if same else nn.Conv2d(channels, out_channels, kernel, strides, kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.residual(x)
+        out: Tensor = self.conv(x) + residual
+        return out
+
+
+class _Beside(nn.Module):
+    """``monai.networks.layers.SkipConnection``: the input, and beside it what is made of it."""
+
+    def __init__(self, submodule: nn.Module) -> None:
+        super().__init__()
+        self.submodule = submodule
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.submodule(x)], 1)

@@ -300,7 +300,8 @@ def _add_drawing(parser: argparse._ActionsContainer) -> None:
         type=word,
         default="auto",
         metavar="auto|none|MASKFILE",
-        help="what is to be spared: a salient box (default), nothing, or where a PNG, NIfTI or .npy mask is not zero",
+        help="what is to be spared: the lesion as far as it is found (default), nothing, or where a PNG, NIfTI or .npy "
+        "mask is not zero",
     )
     parser.add_argument(
         "--region-budget",

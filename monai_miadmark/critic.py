@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from monai_miadmark.descent import Guides, guides_among
 from monai_miadmark.diversity import gaussian_blur
+from monai_miadmark.locator import LesionLocator
 from monai_miadmark.numerics import own_numerics
 from monai_miadmark.stacks import as_tensor, batches, beside_each_other, three_channels
 from monai_miadmark.surrogates import SurrogateEnsemble, attack_margin, to_square
@@ -27,6 +28,7 @@ class EnsembleCritic:
         device: where it runs.
         guides: who is asked in a hurry; default: see :func:`monai_miadmark.descent.guides_among`.
         modality: what the ensemble was trained on, which says where to look for a lesion.
+        locator: a network that says where the lesion lies, for modalities that have one.
     """
 
     def __init__(
@@ -35,14 +37,34 @@ class EnsembleCritic:
         device: torch.device | str = "cpu",
         guides: Guides | None = None,
         modality: str | None = None,
+        locator: LesionLocator | None = None,
     ) -> None:
         self.modality = modality
+        self.locator = None if locator is None else locator.to(device).eval().requires_grad_(False)
         self.device = torch.device(device)
         self.ensemble = ensemble.to(self.device)
         self.guides = guides or Guides(guides_among(self.ensemble), self.device)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(members={len(self.ensemble.members)}, device={str(self.device)!r})"
+
+    @own_numerics()
+    def lesion(self, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """How probably the lesion covers each cell, ``(N, h, w)``, summing to 1 on each slice; ``None`` where there is
+        no network for it.
+
+        Args:
+            images: ``(N, C, h, w)`` in [0, 1].
+        """
+        locator = self.locator
+        if locator is None:
+            return None
+
+        def map_of(part: slice) -> NDArray[np.float32]:
+            found = locator.places(as_tensor(images[part], self.device))
+            return np.asarray(found.squeeze(1).cpu().numpy(), np.float32)
+
+        return np.concatenate(list(beside_each_other(map_of, len(images), self.device)))
 
     @own_numerics()
     def saliency(self, images: NDArray[np.float32], quick: bool = False) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 # Copyright 2026 The monai_miadmark authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where the lesion is, by classical image processing, for modalities in which it can be told: no network is asked.
+"""Where the lesion is: by image processing in modalities in which that is enough, else out of what a network tells.
 
 Everything works on at most :data:`_WORKING` cells a side, so that a slice takes about ten milliseconds, large or
 small. The thresholds were chosen on the ``tune`` part of the image sets; ``docs/experiments.md`` has the questions,
@@ -18,12 +18,23 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-__all__ = ["DETECTORS", "Lesion", "detect"]
+from monai_miadmark.region import salient_boxes
+
+__all__ = ["DETECTORS", "Lesion", "detect", "from_map"]
 
 _WORKING = 128
 """Longest side of what the detectors look at, in cells."""
 
 _BINS = 128
+
+_PROBABLE = 0.05
+"""Places are part of a lesion from this share of the greatest probability."""
+
+_MAP_MARGIN = 0.04
+"""Margin around them, as a share of the longer side."""
+
+_MAP_SIDE = 0.3
+"""Side of the box that a concentrated distribution fits into, as a share of the image's sides."""
 
 
 class Lesion(NamedTuple):
@@ -60,6 +71,31 @@ def detect(modality: str | None, display: NDArray[np.float32]) -> Lesion | None:
         return found
     cells = _resized(found.cells.astype(np.float32), (h, w), Image.Resampling.BILINEAR) > 0
     return Lesion(np.asarray(cells), found.sure)
+
+
+def from_map(display: NDArray[np.float32], places: NDArray[np.float32]) -> Lesion:
+    """The lesion out of a network's distribution over places.
+
+    Args:
+        display: ``(C, h, w)`` in [0, 1].
+        places: ``(h, w)``, how probably the lesion covers each cell, summing to 1.
+
+    Returns:
+        All places that are probable enough, with a margin. As sure as the distribution is concentrated, unless the
+        image is no head in the dark: such networks answer to any image.
+    """
+    cells = _grown(places >= _PROBABLE * places.max(), max(1, round(_MAP_MARGIN * max(places.shape))))
+    held = float(places[salient_boxes(places[None], _MAP_SIDE)[0]].sum()) if _in_the_dark(display) else 0.0
+    return Lesion(cells, float(np.clip((held - 0.6) / 0.4, 0, 1)))
+
+
+def _in_the_dark(display: NDArray[np.float32]) -> bool:
+    """Whether the border of a slice ``(C, h, w)`` is air, as around a head."""
+    gray = display.mean(0)
+    edge = max(1, round(max(gray.shape) / 43))
+    rim = np.ones(gray.shape, bool)
+    rim[edge:-edge, edge:-edge] = False
+    return bool((gray[rim] > 0.15).mean() <= 0.3)
 
 
 def _skin_lesion(planes: NDArray[np.float64]) -> Lesion:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from monai_miadmark.critic import EnsembleCritic
 from monai_miadmark.descent import Guides, guides_among
 from monai_miadmark.gradient_steps import GradientPerturber
+from monai_miadmark.locator import LesionLocator
 from monai_miadmark.marking import Perturber
 from monai_miadmark.network_config import NetworkConfig, UnknownConfigError, Values
 from monai_miadmark.numerics import building_networks, loading, own_numerics
@@ -63,6 +64,7 @@ class EnsembleMarker:
         guides: names of the surrogates that the generator hears, and that say what is salient where it has to be quick;
             see :func:`monai_miadmark.descent.guides_among`.
         modality: its name, which says where to look for a lesion.
+        locator: a network that says where it lies.
     """
 
     def __init__(
@@ -72,10 +74,11 @@ class EnsembleMarker:
         device: torch.device | str = "cpu",
         guides: Sequence[str] = (),
         modality: str | None = None,
+        locator: LesionLocator | None = None,
     ) -> None:
         self._generator, self.ensemble, self.device = generator, ensemble, torch.device(device)
         self.guides = Guides(guides_among(ensemble, guides), device)
-        self.critic = EnsembleCritic(ensemble, device, self.guides, modality)
+        self.critic = EnsembleCritic(ensemble, device, self.guides, modality, locator)
         self._guided: GeneratorPerturber | None = None
 
     def __repr__(self) -> str:
@@ -163,11 +166,13 @@ class BundleMarker:
         parser = network_config(self.root, name)
         names, robust, aside = surrogates_without(parser, self.exclude)
         forms = [*names, *map(robust_name, (*robust, *aside))]
-        check_weights(self.root / "models", [f"{name}_{n}.pt" for n in forms])
+        located = _located(parser, name)
+        check_weights(self.root / "models", [f"{name}_{n}.pt" for n in (*forms, *["locator"] * located)])
         parser["surrogate_names"], parser["aside_names"] = names, aside
         ensemble = _built(parser, "ensemble", self.device)
+        locator = _built(parser, "locator", self.device) if located else None
         generator = (lambda: self.generator) if self._generator_allowed else None
-        return EnsembleMarker(generator, ensemble, self.device, parser["guide_names"], name)
+        return EnsembleMarker(generator, ensemble, self.device, parser["guide_names"], name, locator)
 
     def recognize(self, modality: str, images: NDArray[np.float32]) -> Recognition:
         """What images are taken for, and whether they look like what the networks for it were trained on.
@@ -279,6 +284,14 @@ def network_config(root: Path, dataset: str | None = None) -> Values:
         return NetworkConfig(root, dataset)
     except (UnknownConfigError, AttributeError, KeyError, TypeError):
         return load_config(root) if dataset is None else load_config(root, dataset=dataset)
+
+
+def _located(parser: Values, name: str) -> bool:
+    """Whether a bundle has a network that says where the lesion lies on images of a modality; older ones have none."""
+    try:
+        return name in parser["located_names"]
+    except KeyError:
+        return False
 
 
 def _built(parser: Values, name: str, device: torch.device) -> Any:

@@ -20,6 +20,7 @@ from torch import nn
 from monai_miadmark import classifiers, surrogates
 from monai_miadmark.architectures import PlainClassifier, PlainDenseNet, PlainResNet
 from monai_miadmark.generator import PerturbationGenerator
+from monai_miadmark.locator import LesionLocator
 from monai_miadmark.router import ModalityRouter
 
 __all__ = ["NetworkConfig", "UnknownConfigError", "Values"]
@@ -35,6 +36,12 @@ _EXPRESSIONS = {
     "surrogate_names": "$list(@victim_names)",
 }
 """What these entries must say to be understood here."""
+
+_LOCATOR = {
+    "locator": "$surrogates.load_weights(@locator_def, @models_dir / (@dataset + '_locator.pt')).to(@device)",
+    "locator_def": {"_target_": "monai_miadmark.locator.LesionLocator"},
+}
+"""The same for entries that bundles need not have."""
 
 _CLASSES = "@num_classes"
 
@@ -83,6 +90,8 @@ class NetworkConfig:
         asked = {*self._content["victim_names"], *self._content["robust_names"], *self._content["aside_names"]}
         for name in asked:
             self._architecture(name, check=True)
+        if any(self._content.get(name, known) != known for name, known in _LOCATOR.items()):
+            raise UnknownConfigError("locator")
         if set(self._content["router_def"]) != {"_target_", "names"} or not self._targets_known():
             raise UnknownConfigError("router_def or network_def")
 
@@ -116,6 +125,10 @@ class NetworkConfig:
             with torch.device("meta"):
                 network = self._generator() if name == "generator" else ModalityRouter(list(self._content["modes"]))
             return surrogates.load_weights(network, self._models / {"generator": "model.pt"}.get(name, "router.pt"))
+        if name == "locator":
+            with torch.device("meta"):
+                locator = LesionLocator()
+            return surrogates.load_weights(locator, self._models / f"{self._content['dataset']}_locator.pt")
         if name in ("modes", "classes"):
             return dict(self._content[name])
         raise KeyError(name)

@@ -65,8 +65,8 @@ class ProtectOptions:
         logo: image file to use as the logo; its alpha channel, else its darkness, is the drawing. Or the name of one
             that is built in, where no such file exists: ``emblem`` (a cross in a ring) or ``banner`` (a strip with the
             text cut out of it).
-        region: ``auto`` (salient box with a small budget), ``none``, or a bool mask ``(H, W)`` or ``(N, H, W)`` of
-            stored samples.
+        region: ``auto`` (the lesion as far as it is found, else what is salient, with a small budget), ``none``, or a
+            bool mask ``(H, W)`` or ``(N, H, W)`` of stored samples.
         region_budget: largest amplitude inside the region, fraction of the display window in [0, 1]. ``None`` means 0
             (bit-identical) for a mask and 3/255 for ``auto``. With 0 the region is bit-identical in both cases.
         allow_label_maps: protect segmentations and masks too, which are refused by default: a mark changes labels into

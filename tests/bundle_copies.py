@@ -45,6 +45,7 @@ WEIGHTS |= {
     for modality in MODALITIES
     for name in (*ROBUST, *ASIDE)
 }
+WEIGHTS |= {f"{name}_locator.pt": ("locator_def", name) for name in _NETWORKS["located_names"]}
 """Weight files, which network each is for, and the data set that says how many classes it has."""
 
 _missing = [name for name in (*WEIGHTS, HASHES) if not (BUNDLE / "models" / name).is_file()]

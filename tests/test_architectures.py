@@ -14,6 +14,7 @@ import torch
 import yaml
 from torch import nn
 
+from monai_miadmark.architectures import PlainUNet
 from monai_miadmark.marker import bundle_root, load_config, load_marker, network_config
 from monai_miadmark.network_config import NetworkConfig, UnknownConfigError
 
@@ -127,3 +128,14 @@ def test_the_marker_is_what_it_was() -> None:
     marker = load_marker(device="cpu")
     assert marker.modalities == list(DATASETS)
     assert isinstance(network_config(ROOT), NetworkConfig)
+
+
+def test_a_u_net_is_that_of_monai() -> None:
+    from monai.networks.nets import UNet
+
+    torch.manual_seed(0)
+    given = {"channels": (4, 8, 12, 16), "strides": (2, 2, 2), "num_res_units": 1, "norm": "batch"}
+    monai = UNet(spatial_dims=2, in_channels=1, out_channels=1, **given).eval()  # type: ignore[arg-type]
+    plain = PlainUNet(1, 1, (4, 8, 12, 16)).eval()
+    plain.load_state_dict(monai.state_dict())
+    same(plain, monai, torch.rand(2, 1, 32, 48))

@@ -26,7 +26,7 @@ from image_sets import image_set
 from monai.bundle import ComponentLocator, ConfigParser
 
 import monai_miadmark
-from monai_miadmark.datasets import DATA_ENV
+from monai_miadmark.datasets import DATA_ENV, data_list
 from monai_miadmark.evaluation import peer_study
 from monai_miadmark.evaluation.learned_attacks import FINE_TUNED
 from monai_miadmark.evaluation.peers import PEERS
@@ -40,6 +40,7 @@ CONFIGS = (
     "train_surrogate.yaml",
     "pretrained.yaml",
     "robust.yaml",
+    "train_locator.yaml",
     "train_router.yaml",
     "recognition.yaml",
     "train.yaml",
@@ -309,6 +310,19 @@ class TestRuns:
             load_weights(_network(root, Path(name).name), root / name)
         assert (_listing(BUNDLE), _listing(tmp_path / "data")) == outside
         assert {path.name for path in tmp_path.iterdir()} == {"miadmark", "data"}
+
+    @pytest.mark.slow
+    def test_locator(self, tmp_path: Path) -> None:
+        """What networks look at, then boxes; the weights are what the marker reads."""
+        root = tiny_bundle(tmp_path, weights=True)
+        names = [Path(str(item["image"])).name for item in data_list("brain_mri", "fit", tmp_path / "data", limit=1)]
+        boxes = tmp_path / "boxes.json"
+        boxes.write_text(json.dumps({"fit": {"brain_mri": {name: [10, 20, 60, 50] for name in names}}}))
+        before = (root / "models" / "brain_mri_locator.pt").read_bytes()
+        self.run(root, "train_locator.yaml", epochs=[1, 1], boxes=str(boxes), side=32)
+        after = root / "models" / "brain_mri_locator.pt"
+        assert not _same_weights(before, after)
+        load_weights(_network(root, after.name), after)
 
     @pytest.mark.slow
     def test_generator(self, tmp_path: Path) -> None:

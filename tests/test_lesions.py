@@ -4,18 +4,26 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from bundle_copies import needs_weights
+from doubles import NoiseMarker
 from numpy.typing import NDArray
 
+from monai_miadmark.datasets import data_list
+from monai_miadmark.evaluation.protected import stored_raster
+from monai_miadmark.evaluation.segmentation import derive_mask
 from monai_miadmark.image import Bounds, StoredImage, Window
 from monai_miadmark.lesions import detect
 from monai_miadmark.locating import find_region
-from monai_miadmark.marking import plan_mark
+from monai_miadmark.marker import load_marker
+from monai_miadmark.marking import canonical_display, plan_mark
 from monai_miadmark.options import ProtectOptions
 from monai_miadmark.quiet import content, middle
 from monai_miadmark.region import SURE
-from tests.doubles import NoiseMarker
 
 Array = NDArray[np.float32]
 
@@ -164,3 +172,45 @@ def test_content_is_least_in_air_and_at_the_border() -> None:
     found = content(image)
     assert found.shape == (60, 60) and (found >= 0).all()
     assert found[22:38, 22:38].min() > 2 * found[:8].max() and found[0, 30] < found[12, 30]
+
+
+def _images(dataset: str, section: str) -> list[Path]:
+    try:
+        return [Path(str(item["image"])) for item in data_list(dataset, section)]
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.data
+def test_skin_lesions_of_the_image_set_are_held() -> None:
+    """Against masks that other code derives: nine tenths of the lesion on nine tenths of the images."""
+    held, area = [], []
+    for path in _images("skin", "tune")[::6]:
+        image = stored_raster(path, "RGB")
+        lesion = derive_mask(image.values[0], "skin")
+        if lesion.any():
+            found = detect("skin", canonical_display(image)[0])
+            assert found is not None
+            held.append((found.cells & lesion).sum() / lesion.sum())
+            area.append(found.cells.mean())
+    assert len(held) >= 25
+    assert np.mean(np.array(held) >= 0.9) >= 0.9 and np.mean(area) < 0.35
+
+
+@pytest.mark.data
+@needs_weights
+def test_brain_tumors_of_the_image_set_are_held() -> None:
+    """Against boxes that were marked by hand."""
+    boxes = json.loads((Path(__file__).parents[1] / "benchmarks" / "lesion_boxes.json").read_text())
+    marked = boxes["tune"]["brain_mri"]
+    paths = [path for path in _images("brain_mri", "tune") if path.name in marked]
+    critic = load_marker().specialist("brain_mri", np.zeros((1, 1, 8, 8), np.float32)).critic
+    images = np.concatenate([canonical_display(stored_raster(path, "L")) for path in paths])
+    region = find_region(critic, images)
+    h, w = images.shape[2:]
+    held = []
+    for path, cells in zip(paths, region.cells, strict=True):
+        top, left, bottom, right = (round(v / 100 * n) for v, n in zip(marked[path.name], (h, w, h, w), strict=True))
+        held.append(cells[top:bottom, left:right].mean())
+    assert np.mean(np.array(held) >= 0.9) >= 0.9 and region.cells.mean() < 0.15
+    assert region.unsure.mean() < 0.25
