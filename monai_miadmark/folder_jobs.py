@@ -8,6 +8,7 @@ arguments, which a process list and the logs of ``monai.bundle`` show.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ from monai_miadmark.options import ProtectOptions
 from monai_miadmark.tasks import Failure, KeyFile, ProtectTask, RemoveTask, Task
 
 __all__ = ["FailedFilesError", "protect_folders", "restore_folders"]
+
+_log = logging.getLogger(__name__)
 
 Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """One path, or several."""
@@ -150,6 +153,9 @@ def _run(
 
         noted = notes_folder(planned.out, resume)
         report = run_jobs(planned, task, SerialEngine(), resume=resume, noted=noted, failed=failed, step=bar.update)
+    unsigned = report.signatures.count("none") if isinstance(task, RemoveTask) else 0
+    if unsigned:
+        _log.warning("%d restored files are not signed: whoever has the public key could have made them", unsigned)
     if report.failures:
         raise FailedFilesError(report)
     return report
