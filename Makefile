@@ -43,7 +43,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
 	$(PIP) hatchling
-	$(PIP) --no-build-isolation -e '.[dev,demo,pretrained,evaluation,dicom,gateway,tiff,interop,report,completion,docs,ray,remote,store,cjk]'
+	$(PIP) --no-build-isolation -e '.[dev,demo,pretrained,evaluation,dicom,gateway,tiff,interop,onnx,report,completion,docs,ray,remote,store,cjk]'
 	touch $@
 
 demo: $(STAMP) ## protect and restore real images, with a picture of it

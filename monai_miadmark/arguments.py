@@ -296,6 +296,9 @@ def _add_drawing(parser: argparse._ActionsContainer) -> None:
         help="whose diagnostic models to mislead (default: auto, by what the image looks like)",
     )
     parser.add_argument(
+        "--device", type=word, metavar="cpu|cuda|cuda:N", help="where the networks run (default: a GPU if there is one)"
+    )
+    parser.add_argument(
         "--region",
         type=word,
         default="auto",

@@ -123,7 +123,7 @@ class EnsembleCritic:
         with torch.inference_mode():
             posterior = self.ensemble.posterior(three_channels(as_tensor(clean, self.device)))
             posterior = posterior.repeat_interleave(each, 0)
-            for part in batches(len(images)):
+            for part in batches(len(images), self.device):
                 logits = self.ensemble(three_channels(as_tensor(images[part], self.device)))
                 margins = torch.stack([attack_margin(z, posterior[part]) for z in logits]).mean(0)
                 scores.append(-margins.cpu().numpy())

@@ -34,6 +34,9 @@ __all__ = ["Check", "Status", "examine", "is_broken"]
 
 _PACKAGE = "monai-miadmark"
 
+_FOR_DEVELOPERS = frozenset({"dev", "docs", "interop", "store"})
+"""Extras that only tests and pages of this package need: nobody else misses them."""
+
 Status = Literal["ok", "missing", "broken"]
 """``missing``: something that can be done without; ``broken``: something that cannot."""
 
@@ -88,10 +91,10 @@ def _required() -> Iterator[Check]:
 
 
 def _extras() -> Iterator[Check]:
-    """Packages that are needed for something, by extra."""
+    """Packages that users need for something, by extra."""
     by_extra: dict[str, list[str]] = {}
     for name, extra in _requirements():
-        if extra is not None:
+        if extra is not None and extra not in _FOR_DEVELOPERS:
             by_extra.setdefault(extra, []).append(name)
     for extra, names in sorted(by_extra.items()):
         absent = [name for name in names if _version(name) is None]

@@ -13,14 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from monai_miadmark import stacks
 from monai_miadmark.budget import Visibility
 from monai_miadmark.diversity import BlockShuffle, Diversity, InputDiversity, gaussian_blur
 from monai_miadmark.generator import to_mean_one
 from monai_miadmark.numerics import own_numerics
 from monai_miadmark.perturbers import GeneratorPerturber, field_channels, random_generator
 from monai_miadmark.soft_likeness import SoftLikeness, away_from_logo
-from monai_miadmark.stacks import as_tensor, beside_each_other, three_channels
+from monai_miadmark.stacks import as_tensor, batch_size, beside_each_other, three_channels
 from monai_miadmark.surrogates import SurrogateEnsemble, attack_margin, to_square
 
 __all__ = ["GradientPerturber"]
@@ -114,15 +113,17 @@ class GradientPerturber:
             drawn = torch.rand(shape, generator=random_generator(latent, "start"), dtype=torch.float32)
             first = drawn.numpy() - np.float32(0.5)
 
+        size = batch_size(self.device)
+
         @torch.inference_mode(False)  # protection may run inside a caller's evaluation, and needs gradients there too
         @torch.enable_grad()
         def field_of(part: slice) -> NDArray[np.float32]:
-            rng = random_generator(latent, f"steps {part.start // stacks.BATCH}")
+            rng = random_generator(latent, f"steps {part.start // size}")
             marked, plain, allowed, field = (as_tensor(a[part], self.device) for a in (images, clean, budget, first))
             return np.asarray(self._attack(marked, plain, allowed, field, rng).cpu().numpy(), np.float32)
 
         fields = beside_each_other(field_of, len(images), self.device)
-        parts = -(-len(images) // stacks.BATCH)
+        parts = -(-len(images) // size)
         hidden = True if parts < 4 else None
         watched = tqdm(fields, desc="refine", unit="batch", total=parts, leave=False, disable=hidden)
         return np.concatenate(list(watched))

@@ -22,7 +22,7 @@ import pytest
 import torch
 from bundle_copies import BUNDLE, needs_weights, tiny_bundle
 from image_sets import image_set
-from monai.bundle import ckpt_export, create_workflow, verify_metadata, verify_net_in_out
+from monai.bundle import ckpt_export, create_workflow, onnx_export, verify_metadata, verify_net_in_out
 from monai.data import load_net_with_metadata
 from PIL import Image
 
@@ -105,6 +105,23 @@ class TestZoo:
             images = torch.rand(shape)
             with torch.inference_mode():
                 torch.testing.assert_close(scripted(images), network(images))
+
+    def test_exports_to_onnx(self, tmp_path: Path) -> None:
+        onnx = pytest.importorskip("onnx")
+        pytest.importorskip("onnxscript")  # both are of the extra onnx
+        root = tiny_bundle(tmp_path, weights=True)
+        config, out = root / "configs" / "inference.yaml", tmp_path / "model.onnx"
+        onnx_export(
+            "network_def",
+            filepath=str(out),
+            ckpt_file=str(root / "models" / "model.pt"),
+            meta_file=str(root / "configs" / "metadata.json"),
+            config_file=str(config),
+            bundle_root=str(root),
+        )
+        model = onnx.load(out)
+        onnx.checker.check_model(model)
+        assert [len(model.graph.input), len(model.graph.output)] == [1, 1]
 
     def test_inference_has_all_properties(self) -> None:
         workflow = create_workflow(

@@ -219,6 +219,20 @@ class TestRoundTrip:
         assert miadmark("remove", "own", "-o", "r", "-i", "bob.key").status == 0
         assert Path("r/a.png").read_bytes() == samples.png()
 
+    def test_the_device_reaches_the_marker(self, miadmark: Run, keys: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[object] = []
+        Path("a.png").write_bytes(samples.png())
+
+        def load_marker(root: object = None, device: object = None) -> doubles.NoiseMarker:
+            asked.append(device)
+            return doubles.NoiseMarker()
+
+        monkeypatch.setattr(sys.modules["monai_miadmark.marker"], "load_marker", load_marker)
+        for number, more in enumerate([(), ("--device", "cuda:1")]):
+            said = miadmark("protect", "a.png", "-o", f"p{number}", "-r", "bob.pub", *more)
+            assert said.status == 0, said.err
+        assert asked == [None, "cuda:1"]
+
     @pytest.mark.parametrize("modality", ["auto", "skin"])
     def test_the_modality_reaches_the_marker(
         self, miadmark: Run, keys: None, monkeypatch: pytest.MonkeyPatch, modality: str

@@ -285,6 +285,12 @@ class TestDoctor:
         assert (broken.status, fine.status, missing.status) == ("broken", "ok", "missing")
         assert missing.advice == "pip install 'monai-miadmark[more]'"
 
+    def test_what_only_developers_miss_is_not_told(self) -> None:
+        declared = set(metadata.metadata("monai-miadmark").get_all("Provides-Extra") or [])
+        told = {check.name for check in doctor._extras()}
+        assert {"dicom", "gateway", "tiff", "report"} <= told
+        assert declared - told == {"dev", "docs", "interop", "store"}
+
 
 @needs_report
 class TestEvaluate:

@@ -123,6 +123,10 @@ class TestBundleMarker:
         with pytest.raises(ValueError, match="auto or one of brain_mri, fundus, skin, not 'knee'"):
             marker.specialist("knee", pictures())
 
+    def test_a_device_that_is_not_there_is_refused(self, root: Path) -> None:
+        with pytest.raises(ValueError, match="device 'meta' cannot be used here"):
+            load_marker(root, "meta")
+
     def test_repr_tells_the_modalities(self, marker: BundleMarker) -> None:
         assert repr(marker) == "BundleMarker(modalities=['brain_mri', 'fundus', 'skin'], device='cpu')"
 

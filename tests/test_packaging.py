@@ -80,7 +80,9 @@ def test_the_wheel_names_what_it_needs(wheel: zipfile.ZipFile) -> None:
     needed = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist")]
     # The default marker's ensemble has a network of this package; without it nothing can be protected.
     assert [line for line in needed if line.startswith("efficientnet-lite-pytorch>") and "extra" not in line]
-    extras = "dev,demo,pretrained,evaluation,dicom,gateway,tiff,interop,report,completion,docs,ray,remote,store,cjk"
+    extras = (
+        "dev,demo,pretrained,evaluation,dicom,gateway,tiff,interop,onnx,report,completion,docs,ray,remote,store,cjk"
+    )
     wanted = f"-e '.[{extras}]'"
     assert wanted in (ROOT / "Makefile").read_text()
 

@@ -91,6 +91,12 @@ class TestProtocol:
         images = pictures(7, 9, 8)
         assert perturber.perturb(images, images, flat_budget(7, 9, 8), LATENT).shape == (7, 1, 9, 8)
 
+    def test_batches_grow_with_the_memory_of_a_gpu(self) -> None:
+        """A CPU has caches instead; what a batch is must not change between calls, so no free memory is asked."""
+        assert stacks.batch_size(torch.device("cpu")) == stacks.BATCH == 8
+        sizes = [stacks.batch_for(gigabytes << 30) for gigabytes in (1, 4, 8, 12, 24, 80, 140)]
+        assert sizes == [8, 8, 16, 16, 32, 128, 128]
+
     def test_the_arrays_of_the_caller_stay(self, perturber: Perturber) -> None:
         arrays = [pictures(), pictures(), flat_budget()]
         copies = [array.copy() for array in arrays]

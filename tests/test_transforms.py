@@ -10,6 +10,7 @@ import inspect
 import itertools
 import pickle
 import re
+import warnings
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,16 @@ import samples
 import torch
 from bundle_copies import needs_weights
 from doubles import BLUNT, NoiseMarker
-from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, decollate_batch, list_data_collate
-from monai.transforms import Compose, EnsureTyped, Flip, LoadImage, LoadImaged, Resize, SaveImage
+from monai.data import (
+    CacheDataset,
+    DataLoader,
+    Dataset,
+    MetaTensor,
+    NibabelWriter,
+    decollate_batch,
+    list_data_collate,
+)
+from monai.transforms import Compose, EnsureTyped, Flip, LoadImage, LoadImaged, Resize, SaveImage, SaveImaged
 from numpy.typing import NDArray
 
 from monai_miadmark import marker as default_markers
@@ -47,6 +56,7 @@ from monai_miadmark.seal import grant, inspect_envelope
 from monai_miadmark.transforms import (
     LAYOUT_KEY,
     RECORD_KEY,
+    LostRecordWarning,
     MIADMarkReader,
     MIADMarkWriter,
     ProtectWithMIADMark,
@@ -550,6 +560,35 @@ class TestTimePoints:
         for t in range(5):
             np.testing.assert_array_equal(stored[4 * t : 4 * t + 4], layout.to_stored(array[..., t]))
         np.testing.assert_array_equal(layout.to_stored(np.moveaxis(array[0], -1, 0)), stored)
+
+
+class TestSaving:
+    """MONAI's writers know nothing of records."""
+
+    @pytest.mark.parametrize("writer", [None, "NibabelWriter", NibabelWriter], ids=["default", "name", "class"])
+    @pytest.mark.parametrize("mapped", [False, True])
+    def test_a_lost_record_is_told(
+        self, writer: Any, mapped: bool, protect: ProtectWithMIADMark, tmp_path: Path
+    ) -> None:
+        options: dict[str, Any] = {"writer": writer, "output_ext": ".nii.gz", "print_log": False, "resample": False}
+        out = tmp_path / "out"
+        save = SaveImaged("image", output_dir=out, **options) if mapped else SaveImage(out, **options)
+        (tmp_path / "head.nii").write_bytes(samples.nifti())
+        plain = LoadImage(ensure_channel_first=True)(tmp_path / "head.nii")
+        protected = protect(plain)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", LostRecordWarning)
+            save({"image": plain} if mapped else plain)
+        with pytest.warns(LostRecordWarning, match="writer=MIADMarkWriter"):
+            save({"image": protected} if mapped else protected)
+        saved = LoadImage(ensure_channel_first=True)(*out.rglob("*.nii.gz"))
+        assert torch.equal(saved.as_tensor(), protected.as_tensor())  # what is saved stays as it is
+
+    def test_our_writer_keeps_it(self, protect: ProtectWithMIADMark, tmp_path: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", LostRecordWarning)
+            SaveImage(tmp_path, output_ext=".nii", writer=MIADMarkWriter, print_log=False)(protect(picture("int16")))
+        assert len(list(tmp_path.rglob("*.nii"))) == 1
 
 
 class TestSecrets:

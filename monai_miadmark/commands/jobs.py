@@ -8,6 +8,7 @@ import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -27,7 +28,15 @@ from monai_miadmark.options import ProtectOptions
 from monai_miadmark.owner import SERIES_PURPOSE, OwnerKeyError, owner_key
 from monai_miadmark.sidecars import find_sidecars
 from monai_miadmark.stores import RemotePath
-from monai_miadmark.tasks import ProtectTask, RemoveTask, ResealTask, Task, UnfitError, carries_secret
+from monai_miadmark.tasks import (
+    ProtectTask,
+    RemoveTask,
+    ResealTask,
+    Task,
+    UnfitError,
+    carries_secret,
+    default_marker,
+)
 
 if TYPE_CHECKING:
     from monai_miadmark.reporting import job_report
@@ -73,6 +82,7 @@ def protect_task(options: Namespace) -> ProtectTask:
         overwrite=options.overwrite,
         copy_label_maps=options.label_maps == "copy",
         series_secret=series_secret,
+        load=default_marker if options.device is None else partial(default_marker, options.device),
     )
 
 

@@ -41,7 +41,7 @@ def preview(options: Namespace) -> int:
     try:
         drawn = None if mask is None else (mask.read_bytes(), mask.name)
         data = options.file.read_bytes()
-        marker = default_marker()
+        marker = default_marker(options.device)
         with shown_progress(len(choices), "preset") as bar:
             made = previews.preview(
                 data,

@@ -15,10 +15,12 @@ from monai_miadmark.transforms.dictionary import (
 from monai_miadmark.transforms.io import MIADMarkReader, MIADMarkWriter
 from monai_miadmark.transforms.marks import ProtectWithMIADMark, RemoveMIADMark
 from monai_miadmark.transforms.metadata import LAYOUT_KEY, RECORD_KEY
+from monai_miadmark.transforms.saving import LostRecordWarning, watch_saving
 
 __all__ = [
     "LAYOUT_KEY",
     "RECORD_KEY",
+    "LostRecordWarning",
     "MIADMarkReader",
     "MIADMarkWriter",
     "ProtectWithMIADMark",
@@ -30,3 +32,5 @@ __all__ = [
     "RemoveMIADMarkDict",
     "RemoveMIADMarkd",
 ]
+
+watch_saving()
