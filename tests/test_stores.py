@@ -284,7 +284,6 @@ def test_what_the_command_line_refuses(
     base = ["remove", "s3://scans/none", "-i", str(keys / "alice.key")]
     cases = {
         "--manifest DIR": [*base, "-o", "s3://scans/out"],
-        "which is for URLs": [*base, "-o", str(tmp_path), "--manifest", str(tmp_path)],
         "no reports of files in a store": [*base, "-o", str(tmp_path), "--report", str(tmp_path / "r")],
         "URLs are s3://BUCKET/KEY": [*base, "-o", "gs://scans/out"],
         "--address is for --engine ray": [*base, "-o", str(tmp_path / "o"), "--address", "auto"],
