@@ -66,6 +66,9 @@ _log = logging.getLogger(__name__)
 
 _KEY_BYTES = 32
 
+DISPLAY_NOTE = "display"
+"""Note of new records: :meth:`Carrier.display_digest` of the protected file, hex."""
+
 _SHELL_BYTES, _SHELL_RATIO = 1 << 26, 256
 """Headers, or a carried source file, that a record may hold beyond what its samples explain: so much, and so many times
 its own size."""
@@ -234,7 +237,8 @@ def protect_bytes(
     _rehearse(carrier, data, opened, certificates, recipients, options)
     made = _protect(opened.image, recipients, marker, options, opened.shell, carrier.file_digest(data))
     values, record, digest = made.values, made.record, made.digest
-    envelope = seal.seal(record, recipients, digest, made.key, signer, made.findings.notes)
+    notes = {**made.findings.notes, DISPLAY_NOTE: carrier.display_digest(data).hex()}
+    envelope = seal.seal(record, recipients, digest, made.key, signer, notes)
     # Each object has a content key of its own, which nobody but its recipients knows, and hence a UID of its own.
     instance = HKDF(hashes.SHA256(), 32, None, b"miadmark instance uid 1").derive(made.key)
     secrets = UidSecrets(instance, owner_key(SERIES_PURPOSE) if series_secret is None else series_secret)
@@ -242,6 +246,8 @@ def protect_bytes(
     written = carrier_for(protected, name).open_protected(protected)
     if not _same_samples(written.values, values) or written.envelope != (None if sidecar else envelope):
         raise UnsupportedImageError(f"the {carrier.name} file would not keep the protected samples and their record")
+    if carrier_for(protected, name).display_digest(protected).hex() != notes[DISPLAY_NOTE]:
+        raise UnsupportedImageError(f"the {carrier.name} file would not be shown as its source")
     # What recipients will read is what must restore the file: the record is parsed again from its bytes.
     try:
         restored_bytes(_record_of(record, written.values, digest), written.values, checked=True)
@@ -346,9 +352,15 @@ def verify_bytes(data: bytes, envelope: bytes | None = None, signer: Verifier | 
         SignatureError: the signature is missing, false or another's.
     """
     _open_record(data, envelope)  # before memory is taken for pixels
-    _, held, sealed = _open_protected(data, envelope)
-    seal.verify_envelope(sealed, pixel_digest(held.values), signer)
-    return seal.inspect_envelope(sealed)
+    carrier, held, sealed = _open_protected(data, envelope)
+    info = seal.verify_envelope(sealed, pixel_digest(held.values), signer)
+    stated = info.notes.get(DISPLAY_NOTE)
+    if stated is not None and stated != carrier.display_digest(data).hex():
+        raise TamperedError(
+            "how the image is shown was changed after protection (transparency, colors, orientation, resolution or "
+            "window): the pixels are those that were protected, and the original can be restored"
+        )
+    return info
 
 
 @_naming_memory

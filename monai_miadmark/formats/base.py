@@ -131,6 +131,17 @@ class Carrier(Protocol):
             UnsupportedImageError: a file of a kind that is never written by :meth:`carry`.
         """
 
+    def display_digest(self, data: bytes) -> bytes:
+        """SHA-256 (32 bytes) of what decides, beside the samples, how a file is shown; of a source, of what is kept.
+
+        That is transparency, colors, orientation, resolution and the like, each in the form in which tools that write
+        files anew without a change leave it. It is the same for a source and its protected file.
+
+        Raises:
+            TamperedError: the file is damaged.
+            UnsupportedImageError: a file of a kind that is not supported.
+        """
+
     def replace_envelope(self, data: bytes, envelope: bytes) -> bytes:
         """The same protected file with another envelope, every other byte kept (lengths and checksums apart).
 

@@ -37,6 +37,7 @@ from monai_miadmark.formats.base import (
 )
 from monai_miadmark.formats.dicom_decoding import PIXEL_DATA, decode, lossy_method
 from monai_miadmark.formats.dicom_derivation import UidSecrets, complete_head, declare_derived
+from monai_miadmark.formats.dicom_display import shown_attributes
 from monai_miadmark.formats.dicom_mending import looks_like_dicom, mend_elements
 from monai_miadmark.formats.dicom_native import make_native
 from monai_miadmark.formats.dicom_pixels import (
@@ -60,6 +61,7 @@ from monai_miadmark.formats.dicom_reading import (
     read,
 )
 from monai_miadmark.formats.dicom_scanning import scan
+from monai_miadmark.formats.display import digest_of
 from monai_miadmark.image import StoredImage
 from monai_miadmark.shell import CARRIED_FILE, SourceShell
 
@@ -372,6 +374,17 @@ class DicomCarrier:
                 return FoundRecord(None, False)
             _check_end(source.data_set, source.body)
             return FoundRecord(unpack_block(found[0]), True)
+        except MIADMarkError:
+            raise
+        except Exception as error:
+            check_memory(error)
+            raise TamperedError("the DICOM file has attributes that cannot be read") from error
+
+    @quiet()
+    def display_digest(self, data: bytes) -> bytes:
+        """See :class:`~monai_miadmark.formats.base.Carrier`; top-level attributes, numbers by their value."""
+        try:
+            return digest_of(self.name, shown_attributes(read(data).data_set))
         except MIADMarkError:
             raise
         except Exception as error:

@@ -20,6 +20,12 @@ _STARTS = (b"ObjectType", b"NDims", b"Comment")
 _HEADER_LIMIT = 1 << 16
 _LAST = b"ElementDataFile"
 _PACKED_SIZE = b"CompressedDataSize"
+_SHOWN = (
+    *("NDims", "DimSize", "ElementType", "ElementNumberOfChannels", "BinaryDataByteOrderMSB", "ElementByteOrderMSB"),
+    *("ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "TransformMatrix", "Rotation", "Orientation"),
+    *("CenterOfRotation", "AnatomicalOrientation", "ElementMin", "ElementMax", "ElementToIntensityFunctionSlope"),
+    *("ElementToIntensityFunctionOffset", "DistanceUnits", "Modality"),
+)
 _TYPES = {
     "MET_UCHAR": "uint8",
     "MET_CHAR": "int8",
@@ -81,6 +87,10 @@ class MetaImageCarrier(VolumeCarrier):
         at = rest.find(BLOCK_MAGIC)
         rest, block = (rest, None) if at < 0 else (rest[:at], rest[at:])
         return Volume(header, layout, samples, packed, rest, block, groups=sizes[3] if len(sizes) > 3 else 1)
+
+    def _facts(self, data: bytes) -> list[tuple[str, bytes]]:
+        fields = _fields(b"".join(_header_lines(data)))
+        return [(name, fields[name].encode("latin-1")) for name in _SHOWN if name in fields]
 
     def _block(self, data: bytes) -> bytes | None:
         lines = _header_lines(data)

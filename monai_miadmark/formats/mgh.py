@@ -26,6 +26,9 @@ RECORD_TAG = 0x4D494144
 
 _GZIP = b"\x1f\x8b"
 _HEADER = 284
+_DIRECTIONS = 90
+"""Sizes, type, spacing and directions; the rest of the header is not used."""
+
 _SCAN_PARAMETERS = 20
 _COLOR_TABLE = b"\0\0\0\1"
 _PIECE_BYTES = 1 << 20
@@ -63,6 +66,15 @@ class MghCarrier(VolumeCarrier):
         # Tags behind the numbers of the scan are transforms, history and color tables.
         rest = volume.rest if len(volume.rest) < size else volume.rest[:_SCAN_PARAMETERS]
         return replace(volume, rest=rest)
+
+    def _facts(self, data: bytes) -> list[tuple[str, bytes]]:
+        if not data.startswith(_GZIP):
+            return [("header", data[:_DIRECTIONS])]
+        try:
+            return [("header", zlib.decompressobj(wbits=31).decompress(data[:65536], _DIRECTIONS))]
+        except zlib.error as error:
+            check_memory(error)
+            raise TamperedError("the gzip stream is damaged") from error
 
     def _block(self, data: bytes) -> bytes | None:
         if data.startswith(_GZIP):

@@ -30,8 +30,17 @@ from monai_miadmark.formats.base import (
     unpack_block,
 )
 from monai_miadmark.formats.copies import copy_bytes
+from monai_miadmark.formats.display import digest_of
 from monai_miadmark.formats.limits import check_decoded
-from monai_miadmark.formats.nifti_header import HEAD_BYTES, NiftiHeader, is_nifti, pair_error, parse_header, with_offset
+from monai_miadmark.formats.nifti_header import (
+    HEAD_BYTES,
+    NiftiHeader,
+    is_nifti,
+    pair_error,
+    parse_header,
+    with_offset,
+    without_texts,
+)
 from monai_miadmark.formats.ranges import value_bounds
 from monai_miadmark.formats.wide import NARROW, is_exact, narrowed, widened
 from monai_miadmark.image import StoredImage, Window
@@ -252,6 +261,12 @@ class NiftiCarrier:
         if header.start > len(plain):
             raise TamperedError("the NIfTI file is truncated")
         return _record_of(_extensions(header, plain))
+
+    def display_digest(self, data: bytes) -> bytes:
+        """See :class:`~monai_miadmark.formats.base.Carrier`; the header but for its free texts and the offset."""
+        plain = _beginning(data)
+        header = parse_header(plain[:HEAD_BYTES])
+        return digest_of(self.name, [("header", without_texts(with_offset(plain, header, 0), header))])
 
     def replace_envelope(self, data: bytes, envelope: bytes) -> bytes:
         """See :class:`~monai_miadmark.formats.base.Carrier`."""

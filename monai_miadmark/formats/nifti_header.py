@@ -19,7 +19,16 @@ from monai_miadmark.errors import TamperedError, UnsupportedImageError
 from monai_miadmark.formats.base import MAX_FILE_BYTES, SampleLayout
 from monai_miadmark.formats.orientation import flips_for_display
 
-__all__ = ["HEAD_BYTES", "Fields", "NiftiHeader", "is_nifti", "pair_error", "parse_header", "with_offset"]
+__all__ = [
+    "HEAD_BYTES",
+    "Fields",
+    "NiftiHeader",
+    "is_nifti",
+    "pair_error",
+    "parse_header",
+    "with_offset",
+    "without_texts",
+]
 
 _RGB24 = 128
 _CODES = {
@@ -76,6 +85,8 @@ _FIELDS = (
     ),
 )
 
+# data_type to dim_info, glmax and glmin, descrip and aux_file, intent_name; in NIfTI-2 the last three, and its end.
+_TEXTS = {1: ((4, 39), (140, 148), (148, 252), (328, 344)), 2: ((240, 344), (508, 524), (525, 540))}
 _ADVICE = "convert it to one .nii file first"
 _SINGLE = b"n+1\0"
 
@@ -192,6 +203,14 @@ def with_offset(head: bytes, header: NiftiHeader, offset: int) -> bytes:
     form, at = fields.dim
     dim = struct.unpack_from(header.order + form, changed, at)
     struct.pack_into(header.order + form, changed, at, dim[0], dim[1], *(max(1, length) for length in dim[2:]))
+    return bytes(changed)
+
+
+def without_texts(head: bytes, header: NiftiHeader) -> bytes:
+    """Header bytes with zeros for what is free text or has no meaning: description, names of files and databases."""
+    changed = bytearray(head)
+    for start, stop in _TEXTS[header.fields.version]:
+        changed[start:stop] = bytes(stop - start)
     return bytes(changed)
 
 

@@ -48,6 +48,7 @@ _SPACES = {
     "left-posterior-superior": (-1, -1, 1),
     "lps": (-1, -1, 1),
 }
+_NOT_SHOWN = ("content", "encoding", "number", "sample units", "sampleunits")
 _GZIP = ("gzip", "gz")
 
 
@@ -66,6 +67,10 @@ class NrrdCarrier(VolumeCarrier):
 
     def _block(self, data: bytes) -> bytes | None:
         return self._parts(data)[1]
+
+    def _facts(self, data: bytes) -> list[tuple[str, bytes]]:
+        fields = _fields(self._parts(data)[0])
+        return [(name, value.encode("latin-1")) for name, value in fields.items() if name not in _NOT_SHOWN]
 
     def _parts(self, data: bytes) -> tuple[bytes, bytes | None, int]:
         """Header without a record, the record's carrier block, and where the samples begin."""

@@ -31,6 +31,7 @@ from monai_miadmark.formats.base import (
     refuse_protected,
 )
 from monai_miadmark.formats.copies import clean_profile
+from monai_miadmark.formats.display import digest_of
 from monai_miadmark.formats.png_chunks import SIGNATURE, Chunk, read_chunks, write_chunks
 from monai_miadmark.formats.png_pixels import MAX_PIXELS, check_size, decode_pixels, encode_pixels
 from monai_miadmark.formats.ranges import raster_window, value_bounds
@@ -56,6 +57,21 @@ _SHOWN_AS = {
 }
 _OF_THIS_KIND = {b"sBIT": (1, 2, 3, 4), b"bKGD": (2, 6)}
 _PROFILE_LIMIT = 1 << 23
+# Chunks that the display does not hang on, or that samples and alpha speak for.
+_NOT_SHOWN = {
+    b"IHDR",
+    b"IDAT",
+    b"IEND",
+    b"PLTE",
+    b"tRNS",
+    b"hIST",
+    b"sPLT",
+    b"tEXt",
+    b"zTXt",
+    b"iTXt",
+    b"tIME",
+    RECORD_CHUNK,
+}
 
 
 def _encode_png(
@@ -113,6 +129,18 @@ class PngCarrier:
     def carry(self, data: bytes, opened: OpenedSource, values: NDArray[Any], envelope: bytes | None) -> bytes:
         """See :class:`~monai_miadmark.formats.base.Carrier`; chunks that stay true for marked pixels are kept."""
         check_values(opened, values, envelope)
+        alpha, kept = self._shown(data)
+        return _encode_png(values, alpha, kept, envelope)
+
+    def display_digest(self, data: bytes) -> bytes:
+        """See :class:`~monai_miadmark.formats.base.Carrier`."""
+        chunks, _ = read_chunks(data)
+        if all(chunk.kind != RECORD_CHUNK for chunk in chunks):
+            return _display_digest(*self._shown(data))
+        return _display_digest(decode_pixels(chunks).alpha, [chunk for chunk in chunks if chunk.kind not in _NOT_SHOWN])
+
+    def _shown(self, data: bytes) -> tuple[NDArray[Any] | None, list[Chunk]]:
+        """Alpha of a source, and the chunks that stay true for marked pixels."""
         chunks, _ = read_chunks(data)
         pixels = decode_pixels(chunks)
         true = _SHOWN_AS | _OF_THIS_KIND if pixels.as_stored else _SHOWN_AS
@@ -120,7 +148,7 @@ class PngCarrier:
         kept += [made for chunk in chunks if chunk.kind == b"iCCP" for made in _profile_chunk(_profile_of(chunk))][:1]
         exif = [chunk for chunk in chunks if chunk.kind == b"eXIf"][:1]
         kept += [made for chunk in exif for made in _orientation(partial(_exif_of, chunk))]
-        return _encode_png(values, pixels.alpha, kept, envelope)
+        return pixels.alpha, kept
 
     def open_protected(self, data: bytes) -> ProtectedFile:
         """See :class:`~monai_miadmark.formats.base.Carrier`."""
@@ -190,6 +218,10 @@ class JpegCarrier:
         _, kept = self._decode(data)
         return _encode_png(values, None, kept, envelope)
 
+    def display_digest(self, data: bytes) -> bytes:
+        """See :class:`~monai_miadmark.formats.base.Carrier`."""
+        return _display_digest(None, self._decode(data)[1])
+
     def open_protected(self, data: bytes) -> ProtectedFile:
         """A JPEG file is never a protected one: what is marked is written as PNG."""
         values, _ = self._decode(data)
@@ -237,6 +269,16 @@ class JpegCarrier:
         except Exception as error:  # Pillow raises many kinds for damaged data; none may reach the caller raw
             check_memory(error)
             raise UnsupportedImageError("the JPEG file is damaged, truncated or of an unknown kind") from error
+
+
+def _display_digest(alpha: NDArray[Any] | None, chunks: list[Chunk]) -> bytes:
+    """Digest of transparency and chunks; the same profile in another compression is the same."""
+    parts = [
+        (chunk.kind.decode("latin-1"), _profile_of(chunk) if chunk.kind == b"iCCP" else chunk.body) for chunk in chunks
+    ]
+    if alpha is not None:
+        parts.append((f"alpha {alpha.dtype.name}", alpha.astype(alpha.dtype.newbyteorder("<")).tobytes()))
+    return digest_of("png", parts)
 
 
 def _described(picture: Image.Image) -> list[Chunk]:

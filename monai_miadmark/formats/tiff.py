@@ -24,10 +24,11 @@ from monai_miadmark.formats.base import (
     refuse_protected,
     unpack_block,
 )
+from monai_miadmark.formats.display import digest_of
 from monai_miadmark.formats.ranges import raster_window, value_bounds
 from monai_miadmark.formats.tiff_reading import read_record, read_stack
 from monai_miadmark.formats.tiff_writing import filled, with_record, write_stack
-from monai_miadmark.image import StoredImage
+from monai_miadmark.image import StoredImage, pixel_digest
 from monai_miadmark.shell import CARRIED_FILE, SourceShell
 
 __all__ = ["TiffCarrier"]
@@ -95,6 +96,15 @@ class TiffCarrier:
         """See :class:`~monai_miadmark.formats.base.Carrier`."""
         block = read_record(data)
         return FoundRecord(None if block is None else unpack_block(block), block is not None)
+
+    def display_digest(self, data: bytes) -> bytes:
+        """See :class:`~monai_miadmark.formats.base.Carrier`."""
+        stack = read_stack(data)
+        facts = (stack.inverted, stack.associated, stack.orientation, stack.resolution, stack.descriptions)
+        parts = [("facts", repr(facts).encode("ascii")), ("profile", stack.profile or b"")]
+        if stack.alpha is not None:
+            parts.append(("alpha", pixel_digest(stack.alpha)))
+        return digest_of(self.name, parts)
 
     def replace_envelope(self, data: bytes, envelope: bytes) -> bytes:
         """See :class:`~monai_miadmark.formats.base.Carrier`."""

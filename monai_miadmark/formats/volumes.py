@@ -29,6 +29,7 @@ from monai_miadmark.formats.base import (
     unpack_block,
 )
 from monai_miadmark.formats.copies import copy_bytes
+from monai_miadmark.formats.display import digest_of
 from monai_miadmark.formats.limits import check_decoded
 from monai_miadmark.formats.ranges import value_bounds, volume_window
 from monai_miadmark.formats.wide import NARROW, is_exact, narrowed, widened
@@ -163,6 +164,14 @@ class VolumeCarrier(abc.ABC):
         """See :class:`~monai_miadmark.formats.base.Carrier`."""
         block = self._block(data)
         return FoundRecord(None if block is None else unpack_block(block), block is not None)
+
+    def display_digest(self, data: bytes) -> bytes:
+        """See :class:`~monai_miadmark.formats.base.Carrier`; the fields of the header, comments apart."""
+        return digest_of(self.name, self._facts(data))
+
+    @abc.abstractmethod
+    def _facts(self, data: bytes) -> list[tuple[str, bytes]]:
+        """What in the header decides how the samples are shown."""
 
     def replace_envelope(self, data: bytes, envelope: bytes) -> bytes:
         """See :class:`~monai_miadmark.formats.base.Carrier`."""
