@@ -67,6 +67,7 @@ __all__ = [
     "instance_uid",
     "is_leftover",
     "make_copy",
+    "make_folders",
     "make_granted",
     "make_protected",
     "make_restored",

@@ -224,3 +224,16 @@ def test_the_watcher_sees_what_is_not_synced(root: Path, tmp_path: Path, monkeyp
         one(root)
     disk.after_power_loss(len(disk.calls) - 1, tmp_path / "found", None, reordered=True)
     assert contents(tmp_path / "found")["a"] == NEW[: len(NEW) // 2]
+
+
+def test_what_a_gateway_took_is_on_the_disk(root: Path, tmp_path: Path) -> None:
+    """Also in a queue that is new, in a folder that is new. (The database has its own syncs, which are SQLite's.)"""
+    spool = pytest.importorskip("monai_miadmark.gateway.spool")
+    data = b"a data set" * 100
+    disk = Disk(root)
+    with disk.watched(), spool.Spool(root / "new" / "queue", "protect") as queue:
+        queue.accept(spool.ObjectIdentity("1.2", "1.2.3", "1.2.840.10008.1.2.1"), data, "CALLER")
+        taken = len(disk.calls) - 1
+    disk.after_power_loss(taken, tmp_path / "found", None)
+    found = {name.rpartition("/")[2]: content for name, content in contents(tmp_path / "found").items()}
+    assert found["1.2.3.dcm"].endswith(data)

@@ -52,7 +52,7 @@ def preview(options: Namespace) -> int:
                 mask=drawn,
                 step=bar.update,
             )
-        out.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folders(out.parent)
         files.atomic_write(out, previews.draw_preview(made, options.file.name), overwrite=options.overwrite)
     except (MIADMarkError, OSError, ValueError) as error:
         failure = Failure.of(options.file, error)

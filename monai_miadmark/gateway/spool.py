@@ -32,7 +32,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from monai_miadmark.atomic import atomic_write
+from monai_miadmark.atomic import atomic_write, make_folders
 from monai_miadmark.gateway.part10 import ObjectIdentity, file_head
 from monai_miadmark.locking import LOCK_NAME, FolderLock, LockedError
 
@@ -191,7 +191,8 @@ class Spool:
             SpoolError: another gateway has it, or it cannot be used.
             OSError: the same, as the system says it.
         """
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(self.folder.parent)
+        make_folders(self.folder, 0o700)
         if self.folder.stat().st_mode & 0o077:
             raise SpoolError("the queue holds images of patients, but its folder is open to others: chmod 700")
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_miadmark import __version__
-from monai_miadmark.atomic import atomic_write
+from monai_miadmark.atomic import atomic_write, make_folders
 
 __all__ = ["PAGE_NAME", "PageError", "missing_packages", "printable", "render", "write_page"]
 
@@ -73,7 +73,7 @@ def write_page(folder: Path, page: str) -> Path:
         PageError: another file has the name.
         OSError: nothing was written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folders(folder)
     path = folder / PAGE_NAME
     if path.exists() or path.is_symlink():
         with open(path, "rb") as stream:

@@ -22,6 +22,7 @@ from monai.deploy.core.domain.dicom_study import DICOMStudy
 from monai.deploy.operators.dicom_data_loader_operator import DICOMDataLoaderOperator
 
 from monai_miadmark import pipeline
+from monai_miadmark.atomic import make_folders
 from monai_miadmark.errors import MIADMarkError, UnsupportedImageError
 from monai_miadmark.files import Output, ProtectedSource, atomic_write_all, read_protected, safe_name
 from monai_miadmark.keys import KeyIdentity, Recipient, Signer, Verifier
@@ -248,7 +249,7 @@ def _write(worked: dict[Path, _Worked], targets: dict[Path, Path]) -> None:
     for path in targets:
         mode &= worked[path].mode | 0o600
     for target in targets.values():
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(target.parent)
     atomic_write_all([Output(target, worked[path].data) for path, target in targets.items()], mode=mode)
 
 
