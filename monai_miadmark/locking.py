@@ -126,8 +126,9 @@ class FolderLock:
     def _holder(self) -> dict[str, Any]:
         """What the file says; empty if it says nothing that can be understood."""
         try:
-            with open(self.path, "rb") as stream:
-                found = json.loads(stream.read(_MAX_HOLDER_BYTES))
+            # Whoever can write the folder may have put a pipe there, on which others would wait for ever.
+            with open(os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as stream:
+                found = json.loads(stream.read(_MAX_HOLDER_BYTES) or b"{}")
         except (OSError, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}

@@ -104,3 +104,24 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError), FolderLock(tmp_path, "protect"):
         pass
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_pipe_in_place_of_the_lock_holds_nobody_up(tmp_path: Path) -> None:
+    """Whoever can write the folder puts a pipe there, locks it, and never writes anything."""
+    os.mkfifo(tmp_path / LOCK_NAME)
+    script = (
+        "import fcntl, os, sys, time; d = os.open(sys.argv[1], os.O_RDWR); fcntl.flock(d, fcntl.LOCK_EX); "
+        "print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / LOCK_NAME)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(locking, "_PATIENCE_SECONDS", 0.2)
+                start = time.monotonic()
+                with pytest.raises(LockedError, match="did not say who it is"), FolderLock(tmp_path, "remove"):
+                    pass
+                assert time.monotonic() - start < 5
+        finally:
+            process.kill()
