@@ -7,6 +7,8 @@ from __future__ import annotations
 import io
 import struct
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from monai_miadmark.errors import MIADMarkError, NotProtectedError, TamperedError, UnsupportedImageError
-from monai_miadmark.formats import carrier_for, carrier_named
+from monai_miadmark.formats import carrier_for, carrier_named, tiff_writing
 from monai_miadmark.formats.tiff import TiffCarrier
 from monai_miadmark.formats.tiff_reading import RECORD_TAG, read_stack
 
@@ -391,3 +393,48 @@ def test_only_named_errors_escape(seed: bytes, edits: list[tuple[int, bytes]], c
 
 def test_the_tag_is_a_private_one() -> None:
     assert 65000 <= RECORD_TAG <= 65535
+
+
+RESOLUTIONS: dict[str, dict[int, Any]] = {
+    "none": {},
+    "without a unit": {282: (72, 1), 283: (36, 1)},
+    "no absolute unit": {282: (2, 1), 283: (1, 1), 296: 1},
+    "inch": {282: (300, 1), 283: (300, 1), 296: 2},
+    "centimeter": {282: (1, 3), 283: (1, 7), 296: 3},
+    "of value 0": {282: (0, 1), 283: (0, 1), 296: 2},
+}
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", RESOLUTIONS)
+def test_display_tags_are_those_of_the_source(kind: str, order: Any, big: bool) -> None:
+    """Resolution with or without its unit, orientation of each page, color tags; ITK's spacing hangs on the first."""
+    sitk = pytest.importorskip("SimpleITK")
+    values = samples("uint8", (2, 30, 20))
+    wanted = RESOLUTIONS[kind]
+    colors = [(318, 5, 2, (3127, 10000, 3290, 10000), False), (301, 3, 256, tuple(range(256)), False)]
+    out = io.BytesIO()
+    with tifffile.TiffWriter(out, byteorder=order, bigtiff=big) as writer:
+        for page, orientation in zip(values, (3, 6), strict=True):
+            options = {"resolution": (wanted[282], wanted[283]), "resolutionunit": wanted.get(296, 1)} if wanted else {}
+            tags = [(274, 3, 1, orientation, False), *colors]
+            writer.write(page, photometric="minisblack", metadata=None, software=False, extratags=tags, **options)
+    data = out.getvalue()
+    drop = {282, 283, 296} - set(wanted)
+    data = tiff_writing._without_tags(data, [tuple(drop)] * 2, order, big)
+    protected = check(data, values[..., None])
+    for place, got in ((0, data), (1, protected)):
+        with tifffile.TiffFile(io.BytesIO(got)) as file:
+            for page, orientation in zip(file.pages, (3, 6), strict=True):
+                held = {code: page.tags[code].value for code in (282, 283, 296) if code in page.tags}
+                assert held == wanted, place
+                assert page.tags[274].value == orientation and page.tags[318].value == (3127, 10000, 3290, 10000)
+                assert tuple(page.tags[301].value) == tuple(range(256))
+    spacings = []
+    for got in (data, protected):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "a.tif"
+            path.write_bytes(got)
+            spacings.append(sitk.ReadImage(str(path)).GetSpacing())
+    assert spacings[0] == spacings[1]

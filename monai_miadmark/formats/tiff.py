@@ -100,7 +100,8 @@ class TiffCarrier:
     def display_digest(self, data: bytes) -> bytes:
         """See :class:`~monai_miadmark.formats.base.Carrier`."""
         stack = read_stack(data)
-        facts = (stack.inverted, stack.associated, stack.orientation, stack.resolution, stack.descriptions)
+        places = (stack.orientation, stack.resolution, stack.descriptions)
+        facts = (stack.inverted, stack.associated, places, stack.colors)
         parts = [("facts", repr(facts).encode("ascii")), ("profile", stack.profile or b"")]
         if stack.alpha is not None:
             parts.append(("alpha", pixel_digest(stack.alpha)))

@@ -23,7 +23,17 @@ from monai_miadmark.errors import MIADMarkError, TamperedError, UnsupportedImage
 from monai_miadmark.formats.copies import clean_description, clean_profile
 from monai_miadmark.formats.limits import check_decoded
 
-__all__ = ["MAX_PAGES", "RECORD_TAG", "Place", "Resolution", "TiffStack", "parsing", "read_record", "read_stack"]
+__all__ = [
+    "COLOR_TAGS",
+    "MAX_PAGES",
+    "RECORD_TAG",
+    "Place",
+    "Resolution",
+    "TiffStack",
+    "parsing",
+    "read_record",
+    "read_stack",
+]
 
 RECORD_TAG = 65077
 """Private tag of the first page that holds the carrier block; 65000 to 65535 are free for everyone."""
@@ -47,6 +57,11 @@ _UNCOMPRESSED = 1
 # How many bytes one byte can become: LZW, Deflate (two codes), PackBits.
 _EXPANSION = {_UNCOMPRESSED: 1, 5: 4096, 8: 1032, 32946: 1032, 32773: 64}
 _PREDICTORS = (1, 2, 3)
+
+
+COLOR_TAGS = {290: 1, 291: 1 << 16, 301: 3 << 16, 318: 2, 319: 6}
+"""Tags that say what color a sample is, and how many values they have at most: gray response with its unit, transfer
+function, white point, primary chromaticities."""
 
 
 class Resolution(NamedTuple):
@@ -85,6 +100,7 @@ class TiffStack:
             tag); ``None`` without a resolution.
         orientation: of each page, 1 where it is not given.
         profile: ICC profile of the first page, without what converts no colors.
+        colors: for each page the tags of :data:`COLOR_TAGS` that it has: code, type, count, value.
         record: carrier block with what stands behind it, ``None`` without one.
         place: where that is.
     """
@@ -101,6 +117,7 @@ class TiffStack:
     resolution: list[Resolution | None]
     orientation: list[int]
     profile: bytes | None
+    colors: list[list[tuple[int, int, int, Any]]]
     record: bytes | None
     place: Place | None
 
@@ -162,6 +179,7 @@ def read_stack(data: bytes) -> TiffStack:
             resolution=[_resolution(page) for page in pages],
             orientation=[_number(page, 274, 1) for page in pages],
             profile=clean_profile(_tag_bytes(pages[0], 34675, data) or b""),
+            colors=[_color_tags(page) for page in pages],
             record=record,
             place=place,
         )
@@ -341,6 +359,17 @@ def _resolution(page: Any) -> Resolution | None:
         return None
     unit = _number(page, 296, 0)
     return Resolution(values[0], values[1], unit if unit in (1, 2, 3) else None)
+
+
+def _color_tags(page: Any) -> list[tuple[int, int, int, Any]]:
+    """The tags of :data:`COLOR_TAGS` of a page, those of plain numbers."""
+    found = []
+    for code, most in COLOR_TAGS.items():
+        tag = page.tags.get(code)
+        if tag is not None and int(tag.dtype) in (3, 5) and tag.count <= most:
+            value = tuple(tag.value.tolist()) if isinstance(tag.value, np.ndarray) else tag.value
+            found.append((code, int(tag.dtype), int(tag.count), value))
+    return found
 
 
 def _record(page: Any, data: bytes) -> tuple[bytes | None, Place | None]:

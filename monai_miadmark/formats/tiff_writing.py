@@ -50,6 +50,7 @@ def write_stack(stack: TiffStack, values: NDArray[Any]) -> bytes:
                     tags.append((34675, 7, len(stack.profile), stack.profile, True))
             if 2 <= stack.orientation[index] <= 8:
                 tags.append((274, 3, 1, stack.orientation[index], False))
+            tags += [(*tag, False) for tag in stack.colors[index]]
             options: dict[str, Any] = {}
             resolution = stack.resolution[index]
             if resolution is not None:

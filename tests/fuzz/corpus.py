@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import foreign_dicom
 import nibabel as nib
 import numpy as np
 import pydicom
@@ -20,7 +21,7 @@ import pydicom.data
 from cryptography.hazmat.primitives import serialization
 from doubles import NoiseMarker
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin
 from vectors import make_vectors
 
 from monai_miadmark import pipeline
@@ -69,6 +70,27 @@ def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
     out = io.BytesIO()
     image.save(out, kind, **options)
     return out.getvalue()
+
+
+def faulty_dicoms() -> list[bytes]:
+    """DICOM as faulty writers leave it, with a patient."""
+    patient = foreign_dicom.element(0x10, 0x10, "PN", PATIENT.encode())
+    return [make().replace(b"\x10\0\x20\0LO", patient + b"\x10\0\x20\0LO") for make in foreign_dicom.FILES.values()]
+
+
+def profiles() -> list[bytes]:
+    """Color profiles."""
+    return [ImageCms.ImageCmsProfile(ImageCms.createProfile(kind)).tobytes() for kind in ("sRGB", "XYZ", "LAB")]
+
+
+def descriptions() -> list[bytes]:
+    """What ImageDescription says of axes."""
+    pixels = '<Pixels ID="Pixels:0" SizeX="4" SizeY="4" SizeZ="2"><BinData>AAAA</BinData><TiffData IFD="0"/></Pixels>'
+    return [
+        f'<?xml version="1.0"?><OME xmlns="http://a/2016"><Image ID="Image:0">{pixels}</Image></OME>'.encode(),
+        b"ImageJ=1.54f\nimages=4\nslices=4\nunit=mm\nspacing=2.5\n",
+        b'{"shape": [4, 20, 10], "axes": "ZYX"}',
+    ]
 
 
 @lru_cache

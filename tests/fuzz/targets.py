@@ -38,10 +38,11 @@ from fuzz.mutations import (
 )
 from monai_miadmark import files, keys, pipeline, seal
 from monai_miadmark.envelope import peek_header
-from monai_miadmark.errors import MIADMarkError, TamperedError, WrongKeyError
+from monai_miadmark.errors import MIADMarkError, TamperedError, UnsupportedImageError, WrongKeyError
 from monai_miadmark.field import Field
 from monai_miadmark.formats import carrier_for
 from monai_miadmark.formats.base import pack_block, unpack_block
+from monai_miadmark.formats.copies import clean_description, clean_profile
 from monai_miadmark.image import pixel_digest
 from monai_miadmark.manifest import MANIFEST_NAME, Manifest, ManifestError, Settings
 from monai_miadmark.masks import read_mask
@@ -337,6 +338,10 @@ def _check_file(data: bytes) -> str:
     again = carrier_for(written, "x").open_protected(written)
     if again.envelope != b"MIADMARK" * 5 or pixel_digest(again.values) != pixel_digest(changed):
         raise Broken("the written file does not read back")
+    if carrier_for(written, "x").open_record(written) != (again.envelope, again.marked):
+        raise Broken("the record is not found without the samples")
+    if carrier_for(written, "x").display_digest(written) != carrier.display_digest(data):
+        raise Broken("the written file is not shown as its source")
     return "read"
 
 
@@ -448,6 +453,22 @@ def _check_key(data: bytes) -> str:
     return "+".join(sorted(outcomes))
 
 
+def _check_profile(data: bytes) -> str:
+    clean = clean_profile(data)
+    if clean is None:
+        return "none"
+    if clean_profile(clean) != clean or len(clean) > len(data) + 400:
+        raise Broken("a profile that is not clean")
+    return "read"
+
+
+def _check_description(data: bytes) -> str:
+    clean = clean_description(data)
+    if clean_description(clean) != clean:
+        raise Broken("a description that is not clean")
+    return "read" if clean else "none"
+
+
 def _mutate_mask(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
     if data.startswith(b"\x89PNG"):
         return mutate_png(rng, data, [other for other in others if other.startswith(b"\x89PNG")])
@@ -531,6 +552,9 @@ TARGETS: tuple[Target, ...] = (
     Target("metaimage", corpus.metaimages, _check_file, mutate=near_start(330)),
     Target("dicom", corpus.dicoms, _check_file, weight=8),
     Target("compressed dicom", corpus.compressed_dicoms, _check_file, weight=8),
+    Target("faulty dicom", corpus.faulty_dicoms, _check_file, weight=8),
+    Target("color profile", corpus.profiles, _check_profile, (UnsupportedImageError,)),
+    Target("description of axes", corpus.descriptions, _check_description),
     Target("key file", corpus.key_files, _check_key, (), _mutate_key, 6),
     Target("mask", corpus.masks, _check_mask, (), _mutate_mask, 6),
     Target("manifest", corpus.manifests, _check_manifest, (ManifestError,), _mutate_manifest),
