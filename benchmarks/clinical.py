@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import sys
 import tempfile
 import warnings
@@ -37,6 +36,7 @@ from monai_miadmark.image import StoredImage
 from monai_miadmark.keys import generate_identity
 from monai_miadmark.marker import load_marker
 from monai_miadmark.marking import canonical_display, make_mark
+from monai_miadmark.opinions import predicted
 from monai_miadmark.options import ProtectOptions
 from monai_miadmark.pipeline import protect_bytes, remove_bytes
 from monai_miadmark.transforms import ProtectWithMIADMarkd
@@ -170,6 +170,11 @@ def brains(count: int, side: int = 128) -> list[NDArray[np.float64]]:
     return [np.asarray(Image.open(file).convert("L").resize((side, side)), np.float64) / 255 for file in chosen]
 
 
+def planes_of(volume: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Slices ``(N, 1, h, w)``, rows first, of ``(x, y, N)``."""
+    return np.ascontiguousarray(volume.transpose(2, 1, 0)[:, None], np.float32)
+
+
 def wide_window(width: int) -> bytes:
     """CT_small with its samples brought to 27 ... 300 and a window of the whole type."""
     data_set = pydicom.dcmread(io.BytesIO(_wheel("CT_small.dcm")))
@@ -216,19 +221,8 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
     sys.stdout.flush()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", default="fast", help="strength (default: fast)")
-    parser.add_argument("--brains", type=int, default=4, metavar="N", help="brain images of which contrasts are made")
-    parser.add_argument(
-        "files", nargs="*", type=Path, help="more DICOM files, each measured in the window of its samples"
-    )
-    arguments = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
-    marker = load_marker(device="cpu")
-    options = ProtectOptions(preset=arguments.preset, modality="brain_mri")
+def windows_section(marker: Any, options: ProtectOptions, files: Sequence[Path]) -> None:
+    """Logo and quality of files, in the window that a viewer takes."""
     head_ct = "J2K_pixelrep_mismatch.dcm"
     ct = {"CT_small.dcm": (_wheel("CT_small.dcm"), SOFT_TISSUE), head_ct: (_wheel(head_ct), BRAIN)}
     ct[f"{head_ct}, decompressed"] = decompressed(ct[head_ct][0]), BRAIN
@@ -240,49 +234,43 @@ def main() -> int:
         rows.append(logo_row(name, image, window, marker, options))
         quality.append(file_row(name, data, window, marker, options))
     head = ["image", "planned", "shown", "shown where black", "largest difference"]
-    table(
-        "Logo in the window of the file (40/400 and 40/100), change as a share of the display",
-        head,
-        rows,
-    )
-    for width in (4096, 65536):
-        data = wide_window(width)
-        samples = carrier_for(data, "a.dcm").open_source(data, "a.dcm").image.values
-        quality.append(file_row(f"samples 27 to 300, Window Width {width}", data, own_window(samples), marker, options))
-    for path in arguments.files:
-        data = path.read_bytes()
-        window = own_window(carrier_for(data, path.name).open_source(data, path.name).image.values)
-        quality.append(file_row(path.name, data, window, marker, options))
-    head = [
-        "file",
-        "PSNR, dB",
-        "changed, of what stays out of sight",
-        "correlation with the source",
-        "record, KiB",
-    ]
+    table("Logo in the window of the file (40/400 and 40/100), change as a share of the display", head, rows)
+    others = {f"samples 27 to 300, Window Width {width}": wide_window(width) for width in (4096, 65536)}
+    others |= {path.name: path.read_bytes() for path in files}
+    for name, data in others.items():
+        window = own_window(carrier_for(data, "a.dcm").open_source(data, "a.dcm").image.values)
+        quality.append(file_row(name, data, window, marker, options))
+    head = ["file", "PSNR, dB", "changed, of what stays out of sight", "correlation", "record, KiB"]
     table("Files in a viewer's window, logo included", head, quality)
 
-    plain = ProtectOptions(preset=arguments.preset, modality="brain_mri", style="invisible")
-    rows = []
+
+def arrays_section(marker: Any, options: ProtectOptions, count: int) -> None:
+    """A CT and four contrasts of the brain, through MONAI."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.dcm"
-        path.write_bytes(ct["CT_small.dcm"][0])
+        path.write_bytes(_wheel("CT_small.dcm"))
         image = loaded(path)
-        rows.append(
-            ["CT_small.dcm, 40/400", f"{psnr(image.numpy(), transformed(image, marker, plain), SOFT_TISSUE):.1f}"]
-        )
-        planes = [np.stack(contrasts(gray)) for gray in brains(arguments.brains)]
-        volume = MetaTensor(torch.from_numpy(np.stack(planes, -1).astype(np.float32)))
-        marked = transformed(volume, marker, plain)
-        for before, after, top in zip(volume.numpy(), marked, MAXIMA, strict=True):
-            rows.append([f"contrast with maximum {top}", f"{psnr(before, after, own_window(before)):.1f}"])
-    table("Through LoadImaged and ProtectWithMIADMarkd, no logo", ["image", "PSNR, dB"], rows)
+        marked = transformed(image, marker, options)  # the reader keeps no window: the file is asked
+    rows = [["CT_small.dcm, 40/400", f"{psnr(image.numpy(), marked, SOFT_TISSUE):.1f}", ""]]
+    planes = [np.stack(contrasts(gray.T)) for gray in brains(count)]
+    volume = MetaTensor(torch.from_numpy(np.stack(planes, -1).astype(np.float32)))
+    for before, after, top in zip(volume.numpy(), transformed(volume, marker, options), MAXIMA, strict=True):
+        window = own_window(before)
+        kept = predicted(marker, "brain_mri", *(planes_of(shown(each, window)) for each in (before, after)))
+        share = "" if kept is None else f"{100 * kept.kept:.0f} %"
+        rows.append([f"contrast with maximum {top}", f"{psnr(before, after, window):.1f}", share])
+    table(
+        "Through LoadImaged and ProtectWithMIADMarkd, no logo", ["image", "PSNR, dB", "ensemble keeps its class"], rows
+    )
 
+
+def times_section(marker: Any, options: ProtectOptions) -> None:
+    """Time points of alike and of differing ranges, in NIfTI files."""
     identity, rows = generate_identity("x25519"), []
     for kind, scales in (("diffusion", (2400, 500, 250)), ("functional", (900, 905, 890))):
         stack = np.stack([np.stack(brains(2), -1) * scale for scale in scales], -1).transpose(1, 0, 2, 3)
         data = nib.Nifti1Image(stack.astype(np.int16), np.diag([-2.0, -2.0, 2.0, 1.0])).to_bytes()
-        protected = protect_bytes(data, "a.nii", [identity.recipient], marker, plain)
+        protected = protect_bytes(data, "a.nii", [identity.recipient], marker, options)
         before, after = (
             np.asarray(nib.Nifti1Image.from_bytes(each).dataobj, np.float64) for each in (data, protected.data)
         )
@@ -290,6 +278,26 @@ def main() -> int:
             value = psnr(before[..., at], after[..., at], own_window(before[..., at]))
             rows.append([f"{kind}, time point {at + 1}, range {scale}", f"{value:.1f}"])
     table("4D NIfTI files, no logo", ["time point", "PSNR, dB"], rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="fast", help="strength (default: fast)")
+    parser.add_argument("--brains", type=int, default=4, metavar="N", help="brain images of which contrasts are made")
+    parser.add_argument("--only", choices=("windows", "arrays", "times"), help="one of the sections")
+    parser.add_argument("files", nargs="*", type=Path, help="DICOM files to be shown in the window of their samples")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    marker = load_marker(device="cpu")
+    options = ProtectOptions(preset=arguments.preset, modality="brain_mri")
+    plain = ProtectOptions(preset=arguments.preset, modality="brain_mri", style="invisible")
+    if arguments.only in (None, "windows"):
+        windows_section(marker, options, arguments.files)
+    if arguments.only in (None, "arrays"):
+        arrays_section(marker, plain, arguments.brains)
+    if arguments.only in (None, "times"):
+        times_section(marker, plain)
     return 0
 
 

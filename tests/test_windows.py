@@ -66,6 +66,7 @@ class TestTrusted:
             (0, 300, True),
             (100, 120, True),  # somebody looks closely
             (-273, 546, True),  # three times the range
+            (100.5, 101.5, False),  # shows two values
             (-1000, 1000, False),
             (0, 4095, False),
             (0, 65535, False),
@@ -88,6 +89,11 @@ class TestTrusted:
         values = np.tile(self.VALUES, 100)
         values[7] = 65535
         assert trusted_window(0, 65535, False, values) is None
+
+    def test_a_narrow_window_with_tissue_in_it_is_one(self) -> None:
+        values = np.concatenate([np.full(500, -1000), np.arange(25, 40), np.full(500, 30000)]).astype(np.int16)
+        assert trusted_window(20, 50, False, values) == Window(20, 50)
+        assert trusted_window(400, 430, False, values) is None
 
     def test_padding_does_not_count(self) -> None:
         values = np.concatenate([self.VALUES, np.zeros(900, np.uint16), np.full(900, 4000, np.uint16)])
