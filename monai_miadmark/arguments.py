@@ -114,7 +114,9 @@ class _Commands(ArgumentParser):
     ) -> tuple[argparse.Namespace, list[str]]:
         """See argparse; what is misspelled is told first, with what was meant."""
         words = sys.argv[1:] if args is None else list(args)
-        if words and not words[0].startswith("-"):
+        if not words:
+            raise UsageError("no command is given", "miadmark --help shows the commands")
+        if not words[0].startswith("-"):
             if words[0] not in self.verbs:
                 hint = "miadmark --help shows the commands"
                 raise UsageError(f"there is no command {words[0]}{did_you_mean(words[0], self.verbs)}", hint)

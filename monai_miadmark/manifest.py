@@ -14,7 +14,7 @@ Each line ends with a MAC under a key of whoever runs jobs (``owner``), over the
 a chain begins with each ``run``. What somebody else wrote, changed, moved or took out of the middle of a run counts as
 not written: neither does an original pass for done, nor is anything deleted because of it.
 
-Paths are relative: sources to the folder that was named on the command line, outputs to the folder of the manifest. No
+Paths are relative: sources to the folder that was named on the command line, outputs to the output folder. No
 line holds a secret, or a value out of an image's header; file names are as they are.
 """
 

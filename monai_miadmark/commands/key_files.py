@@ -143,7 +143,7 @@ def _key_hint(reason: str) -> str:
 def unlocked(path: Path, load: Callable[[Path, str | None], object]) -> KeyFile:
     """A private key file with its passphrase, if it needs one; read once, to see that it can be."""
     locked = checked(keys.needs_passphrase, path)
-    if readable_by_others(path):
+    if readable_by_others(path) and keys.holds_private_key(path):
         say(f"warning: {shown(path)} can be read by others on this machine: chmod 600 {shown(path)}")
     passphrase = ask_passphrase(f"Passphrase of {shown(path)}: ") if locked else None
     with warnings.catch_warnings():
