@@ -19,11 +19,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
-
-import pydicom
-from cryptography import x509
-from pydicom.filereader import read_partial
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 
 from monai_miadmark import pipeline
 from monai_miadmark.atomic import (
@@ -48,6 +44,9 @@ from monai_miadmark.names import SIDECAR_SUFFIX
 from monai_miadmark.options import ProtectOptions
 from monai_miadmark.seal import EnvelopeInfo, inspect_envelope
 from monai_miadmark.stores import RemotePath, put_all
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 __all__ = [
     "SIDECAR_SUFFIX",
@@ -272,10 +271,13 @@ def instance_uid(path: Path) -> str | None:
         warnings.simplefilter("ignore")
         head = _read(path, _HEAD_BYTES).data
         if head[128:132] == b"DICM":
+            from pydicom.filereader import read_partial
+            from pydicom.tag import Tag
+
             found: Any = read_partial(
                 io.BytesIO(head),
                 stop_when=lambda tag, vr, length: tag > _SOP_INSTANCE_UID,
-                specific_tags=[pydicom.tag.Tag(_SOP_INSTANCE_UID)],
+                specific_tags=[Tag(_SOP_INSTANCE_UID)],
             )
             return str(found.get("SOPInstanceUID", "") or "") or None
     return None

@@ -9,7 +9,6 @@ import io
 from math import prod
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -116,6 +115,8 @@ def _plain_label(data: bytes, name: str, limit: int) -> bytes:
                 data = stream.read(limit)
                 if stream.read(1):
                     raise ValueError("larger than a mask for the image")
+        import nibabel as nib  # seldom needed, and not quickly imported
+
         label: Any = (nib.Nifti2Image if data[4:7] == b"n+2" else nib.Nifti1Image).from_bytes(data)
         inside = (np.asanyarray(label.dataobj) != 0).astype(np.uint8)
         header = label.header.copy()

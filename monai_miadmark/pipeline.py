@@ -9,10 +9,9 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
-from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
@@ -31,9 +30,7 @@ from monai_miadmark.file_names import restored_name
 from monai_miadmark.findings import Findings
 from monai_miadmark.formats import carrier_for, carrier_named
 from monai_miadmark.formats.base import Carrier, FoundRecord, OpenedSource, ProtectedFile
-from monai_miadmark.formats.dicom import DicomCarrier
-from monai_miadmark.formats.dicom_derivation import UidSecrets
-from monai_miadmark.formats.dicom_ps315 import check_certificates
+from monai_miadmark.formats.dicom_front import DicomFront
 from monai_miadmark.formats.label_maps import looks_like_labels
 from monai_miadmark.image import StoredImage, pixel_digest
 from monai_miadmark.marking import Marker, canonical_display, check_region, mark_with, seen_by_networks, specialist_for
@@ -45,6 +42,11 @@ from monai_miadmark.record import RecoveryRecord, check_shell
 from monai_miadmark.shell import SourceShell
 from monai_miadmark.signatures import Signer, Verifier
 from monai_miadmark.wrapping import KeyIdentity, Recipient
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from monai_miadmark.formats.dicom_derivation import UidSecrets
 
 __all__ = [
     "ProtectedBytes",
@@ -215,7 +217,7 @@ def protect_bytes(
         signer: the custodian's signing key.
         sidecar: keep the envelope out of the file.
         certificates: X.509 certificates with RSA keys, for whose holders DICOM files get the original attributes once
-            more in the standard's own envelope (PS3.15 E.1.1); see :meth:`DicomCarrier.carry`.
+            more in the standard's own envelope (PS3.15 E.1.1); see :meth:`DicomFront.carry`.
         series_secret: DICOM objects of one series that are protected with the same one (32 bytes) stay one series;
             default: that of the user, see ``owner``.
 
@@ -226,11 +228,14 @@ def protect_bytes(
             owner's secret that cannot be trusted.
     """
     carrier = carrier_for(data, name)
-    if certificates and not isinstance(carrier, DicomCarrier):
+    if certificates and not isinstance(carrier, DicomFront):
         raise UnsupportedImageError(
             f"{name}: encrypted attributes (PS3.15) are an element of DICOM, a {carrier.name} file cannot have them"
         )
-    check_certificates(certificates)
+    if certificates:
+        from monai_miadmark.formats.dicom_ps315 import check_certificates
+
+        check_certificates(certificates)
     opened = carrier.open_source(data, name)
     if not (options or ProtectOptions()).allow_label_maps:
         _refuse_labels(carrier, opened)
@@ -241,6 +246,8 @@ def protect_bytes(
     envelope = seal.seal(record, recipients, digest, made.key, signer, notes)
     # Each object has a content key of its own, which nobody but its recipients knows, and hence a UID of its own.
     instance = HKDF(hashes.SHA256(), 32, None, b"miadmark instance uid 1").derive(made.key)
+    from monai_miadmark.formats.dicom_derivation import UidSecrets  # restoring needs none of pydicom
+
     secrets = UidSecrets(instance, owner_key(SERIES_PURPOSE) if series_secret is None else series_secret)
     protected = _carried(carrier, data, opened, values, None if sidecar else envelope, certificates, secrets)
     written = carrier_for(protected, name).open_protected(protected)
@@ -511,7 +518,7 @@ def _carried(
     secrets: UidSecrets | None = None,
 ) -> bytes:
     """The protected file; certificates and secrets of UIDs are for DICOM only."""
-    if isinstance(carrier, DicomCarrier):
+    if isinstance(carrier, DicomFront):
         return carrier.carry(data, opened, values, envelope, certificates, secrets)
     return carrier.carry(data, opened, values, envelope)
 

@@ -210,6 +210,34 @@ sys.exit(", ".join(name for name in heavy if name in sys.modules) or None)
         )
         assert done.returncode == 0, done.stderr
 
+    def test_looking_and_restoring_import_little(self, miadmark: Run, tmp_path: Path) -> None:
+        """No pydicom, whose import takes longer than all the rest, for files that lie as they were written."""
+        code = """
+import resource, sys
+from monai_miadmark.entry import main
+sys.argv[0] = "miadmark"
+status = main()
+used = resource.getrusage(resource.RUSAGE_SELF)
+heavy = [name for name in ("pydicom", "nibabel", "torch", "scipy") if name in sys.modules]
+print(status, heavy, used.ru_utime + used.ru_stime, file=sys.stderr)
+"""
+        for arguments in (
+            ("inspect", "p/ct.dcm"),
+            ("verify", "p/photo.png"),
+            ("remove", "p", "-o", "r", "-i", "alice.key", "--jobs", "1"),
+        ):
+            done = subprocess.run(
+                [sys.executable, "-c", code, *arguments],
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=tmp_path,
+                env={**os.environ, "PYTHONPATH": MODULES, "OMP_NUM_THREADS": "1"},
+            )
+            status, heavy, seconds = done.stderr.splitlines()[-1].split(maxsplit=2)[0], "[]", done.stderr.split()[-1]
+            assert status == "0" and f" {heavy} " in done.stderr, done.stderr
+            assert float(seconds) < 3  # 0.35 where nothing else runs
+
     @pytest.mark.parametrize("seconds", [0.03, 0.06, 0.1, 0.2, 0.4, 0.8])
     def test_ctrl_c_at_any_time_leaves_no_traceback(self, tmp_path: Path, seconds: float) -> None:
         """While modules are imported, keys read, networks loaded, images marked."""

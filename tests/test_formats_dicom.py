@@ -24,6 +24,7 @@ from monai_miadmark.errors import MIADMarkError, NotProtectedError, TamperedErro
 from monai_miadmark.formats import carrier_for, carrier_named
 from monai_miadmark.formats.dicom import PRIVATE_CREATOR, PRIVATE_GROUP, DicomCarrier
 from monai_miadmark.formats.dicom_derivation import UidSecrets, derived_uid
+from monai_miadmark.formats.dicom_front import DicomFront
 from monai_miadmark.shell import CARRIED_FILE
 
 ROOT = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -181,7 +182,7 @@ def test_every_file_of_pydicom(name: str) -> None:
     if name in CARRIED:
         assert found == CARRIED[name] and opened.shell.blobs == {CARRIED_FILE: data}
     values = moved(opened.image.values)
-    assert isinstance(carrier, DicomCarrier)
+    assert isinstance(carrier, DicomFront)
     secrets = UidSecrets()
     protected = carrier.carry(data, opened, values, ENVELOPE, secrets=secrets)
     again = carrier.open_protected(protected)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from monai_miadmark.errors import TamperedError, UnsupportedImageError
 from monai_miadmark.formats.base import Carrier, OpenedSource, ProtectedFile
-from monai_miadmark.formats.dicom import DicomCarrier
+from monai_miadmark.formats.dicom_front import DicomFront
 from monai_miadmark.formats.foreign import foreign_name
 from monai_miadmark.formats.metaimage import MetaImageCarrier
 from monai_miadmark.formats.mgh import MghCarrier
@@ -18,7 +18,7 @@ from monai_miadmark.formats.tiff import TiffCarrier
 __all__ = ["CARRIERS", "Carrier", "OpenedSource", "ProtectedFile", "carrier_for", "carrier_named"]
 
 CARRIERS: tuple[Carrier, ...] = (
-    DicomCarrier(),
+    DicomFront(),
     NiftiCarrier(),
     PngCarrier(),
     JpegCarrier(),

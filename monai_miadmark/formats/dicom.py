@@ -60,17 +60,13 @@ from monai_miadmark.formats.dicom_reading import (
     raw_element,
     read,
 )
-from monai_miadmark.formats.dicom_scanning import scan
+from monai_miadmark.formats.dicom_scanned import PRIVATE_CREATOR, PRIVATE_GROUP, RECORD_ELEMENT
+from monai_miadmark.formats.dicom_scanned import scanned_file as _scanned
 from monai_miadmark.formats.display import digest_of
 from monai_miadmark.image import StoredImage
 from monai_miadmark.shell import CARRIED_FILE, SourceShell
 
 __all__ = ["PRIVATE_CREATOR", "PRIVATE_GROUP", "RECORD_ELEMENT", "DicomCarrier"]
-
-PRIVATE_GROUP = 0x0411
-PRIVATE_CREATOR = "MIADMARK 1.0"
-RECORD_ELEMENT = 0x02
-"""Element of the envelope inside the private block, an OB."""
 
 _FLOAT_PIXEL_DATA = 0x7FE00008
 _DOUBLE_PIXEL_DATA = 0x7FE00009
@@ -190,36 +186,6 @@ def _record(data_set: Dataset) -> tuple[bytes, int, int] | None:
     if found is None:
         raise TamperedError("the DICOM private block lacks its recovery record")
     return found
-
-
-def _scanned(data: bytes) -> ProtectedFile | None:
-    """A protected file whose samples lie in it as they are shown, or ``None`` for anything else.
-
-    Raises:
-        TamperedError: its record is cut short or damaged.
-    """
-    scanned = scan(data)
-    if scanned is None or _DOUBLE_PIXEL_DATA in scanned.places:
-        return None
-    creators = range((PRIVATE_GROUP << 16) | 0x10, (PRIVATE_GROUP << 16) | 0x100)
-    ours = [
-        tag
-        for tag, place in scanned.places.items()
-        if tag in creators and scanned.value(place).strip(b" \0") == PRIVATE_CREATOR.encode()
-    ]
-    pixels = [scanned.places[tag] for tag in (PIXEL_DATA, _FLOAT_PIXEL_DATA) if tag in scanned.places]
-    if len(ours) != 1 or len(pixels) != 1:
-        return None
-    record = scanned.places.get((PRIVATE_GROUP << 16) | (ours[0] & 0xFF) << 8 | RECORD_ELEMENT)
-    try:
-        description = describe(scanned)
-    except UnsupportedImageError:
-        return None
-    if record is None or not description.as_stored or pixels[0].length < description.nbytes:
-        return None
-    layout = description.layout(big_endian=False)
-    values = layout.decode(memoryview(data)[pixels[0].start :][: layout.nbytes])
-    return ProtectedFile(values, unpack_block(scanned.value(record)), True)
 
 
 def _as_written(data: bytes) -> Source:

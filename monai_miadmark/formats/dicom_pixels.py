@@ -6,16 +6,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 
 from monai_miadmark.errors import LabelMapError, UnsupportedImageError
 from monai_miadmark.formats.base import SampleLayout
 from monai_miadmark.image import Bounds, Origin, Window
 from monai_miadmark.windows import CT_WINDOW, display_windows, trusted_window
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 __all__ = [
     "Attributes",
