@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from power import Disk, Fault
 
 from monai_miadmark.owner import OwnerKeyError, owner_key, owner_key_path
 
@@ -59,3 +62,38 @@ def test_without_a_place_it_lives_as_long_as_the_process(tmp_path: Path, monkeyp
     monkeypatch.setenv("XDG_STATE_HOME", "relative")  # to be ignored, as the specification has it
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError))
     assert owner_key("manifest") == first
+
+
+def test_the_disk_fails_while_it_is_made(path: Path, tmp_path: Path) -> None:
+    """That is told, and not taken for a system without a place: jobs could not be resumed with a passing secret."""
+    number = 0
+    while True:
+        shutil.rmtree(path.parent.parent, ignore_errors=True)
+        fault = Fault(number, OSError(errno.EIO, "Input/output error"))
+        with fault.injected():
+            try:
+                found = owner_key("manifest")
+            except OSError:
+                found = None
+        if not fault.struck:
+            break
+        assert found in (None, owner_key("manifest"))
+        assert [entry.name for entry in path.parent.iterdir()] == ["owner.key"]
+        number += 1
+    assert number > 6
+
+
+def test_power_is_lost_while_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "disk"
+    root.mkdir()
+    monkeypatch.setenv("XDG_STATE_HOME", str(root / "state"))
+    disk = Disk(root)
+    with disk.watched():
+        made = owner_key("manifest")
+    for said, found in disk.losses(tmp_path / "found"):
+        monkeypatch.setenv("XDG_STATE_HOME", str(found / "state"))
+        for entry in found.rglob("owner.key"):
+            entry.chmod(0o600)
+            assert owner_key("manifest") == made, said
+    disk.after_power_loss(len(disk.calls) - 1, tmp_path / "found", None)
+    assert len(list((tmp_path / "found").rglob("owner.key"))) == 1
