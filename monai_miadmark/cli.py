@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from monai_miadmark.arguments import UsageError, command_line
 from monai_miadmark.commands import VERBS
 from monai_miadmark.commands.console import (
+    FAILED,
     INTERRUPTED,
     PIPE_CLOSED,
     TERMINATED,
@@ -27,6 +28,7 @@ from monai_miadmark.commands.console import (
     Terminated,
     environment,
     say,
+    shown,
 )
 
 __all__ = ["main"]
@@ -51,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read the output has had enough, as `head` does; the interpreter must not try to write the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
+    except OSError as error:  # of paths that cannot be, and folders that are closed: what knows more says more
+        where = error.filename2 or error.filename
+        say(shown(f"{where}: " if where else "") + (error.strerror or type(error).__name__))
+        return FAILED
     except UsageError as error:
         say(str(error))
         say(f"hint: {error.hint}")

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 __all__ = [
+    "MAX_NAME_BYTES",
     "SIDECAR_SUFFIX",
     "TEMPORARY_SUFFIX",
     "Made",
@@ -387,6 +388,7 @@ def check_protectable(
     options: ProtectOptions,
     *,
     mask: Path | None = None,
+    record: Where = "inside",
     overwrite: bool = False,
     name: str | None = None,
 ) -> Path:
@@ -398,6 +400,7 @@ def check_protectable(
     _refuse_protected(src)
     data = _read(src).data
     path = folder / safe_name(name or _protected_name(data, src.name))
+    _check_length(path, record)
     _check_free(path, overwrite)
     _check_apart(path, src)
     if mask is not None:

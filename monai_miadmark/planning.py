@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 
-from monai_miadmark.files import SIDECAR_SUFFIX, TEMPORARY_SUFFIX, first_bytes, instance_uid, stamp_file
+from monai_miadmark.files import MAX_NAME_BYTES, SIDECAR_SUFFIX, TEMPORARY_SUFFIX, first_bytes, instance_uid, stamp_file
 from monai_miadmark.locking import LOCK_NAME
 from monai_miadmark.manifest import MANIFEST_NAME
 from monai_miadmark.stores import RemotePath
@@ -185,7 +185,7 @@ def notes_folder(out: Path, resume: bool = False) -> Path:
     """
     whole, place = out.resolve(), beside(out)
     shown = out.with_name(place.name) if out.name == whole.name else place  # as the output folder was named
-    if place == whole:
+    if place == whole or len(os.fsencode(place.name)) > MAX_NAME_BYTES:
         return out
     if (place / MANIFEST_NAME).exists():
         return shown

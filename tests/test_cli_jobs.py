@@ -133,6 +133,24 @@ class TestPlaces:
         assert said.status == 1 and said.err.count("the output's name is longer than 255 bytes") == 2
         assert set(samples.contents(Path("s"))) == {long[0], f"{long[0]}.miadmark"}
 
+    def test_places_that_cannot_be_are_named(self, miadmark: Run) -> None:
+        for arguments, text in (
+            (("protect", "in", "-o", "o" * 256, "-r", "alice.pub"), "File name too long"),
+            (("preview", "in/a.png", "-o", "o" * 256), "File name too long"),
+            (("protect", "in", "-o", "in/a.png/deep", "-r", "alice.pub"), "Not a directory"),
+            (("inspect", "in/a.png/deep"), "Not a directory"),
+        ):
+            said = miadmark(*arguments)
+            assert said.status in (1, 2) and text in said.err, said.err
+        # No room for the name of the folder beside: then the manifest lies inside.
+        assert miadmark("protect", "in", "-o", "o" * 250, "-r", "alice.pub").status == 0
+        assert set(samples.contents(Path("o" * 250))) == {"a.png", "b.dcm", MANIFEST_NAME}
+        Path("in/c.png").write_bytes(samples.jpeg())  # becomes c.png.png
+        Path("in", "d" * 251 + ".png").write_bytes(samples.jpeg())
+        for more in ((), ("--dry-run",)):
+            said = miadmark("protect", "in", "-o", f"q{len(more)}", "-r", "alice.pub", *more)
+            assert said.status == 1 and "the output's name is longer than 255 bytes" in said.err
+
     def test_several_folders_keep_their_names(self, miadmark: Run) -> None:
         Path("other").mkdir()
         Path("other/a.png").write_bytes(samples.png(1))

@@ -57,7 +57,13 @@ def _checked(task: ProtectTask) -> Callable[[Job], Path]:
 
     def work(job: Job) -> Path:
         return files.check_protectable(
-            job.source, job.folder, task.options, mask=task.mask, overwrite=task.overwrite, name=job.name
+            job.source,
+            job.folder,
+            task.options,
+            mask=task.mask,
+            record=task.record,
+            overwrite=task.overwrite,
+            name=job.name,
         )
 
     return work

@@ -116,6 +116,8 @@ class JobTeller:
             kinds.add("WrongPassphrase")
             if not self.options.identity:
                 kinds.remove("WrongKeyError")
+        if self.options.verb != "remove":
+            kinds.discard("NotProtectedError")  # what it advises is an option of remove
         say_hints(kinds)
         if self.options.json:
             print(json.dumps(self._document(report, manifest, page, interrupted), indent=2), flush=True)

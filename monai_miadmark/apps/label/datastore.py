@@ -18,7 +18,7 @@ from monai_miadmark.apps.label.answers import http_errors
 from monai_miadmark.apps.label.guard import remove_after_request
 from monai_miadmark.apps.label.studies import Audit
 from monai_miadmark.apps.label.vault import Vault, source_extension
-from monai_miadmark.files import atomic_write, sidecar_path
+from monai_miadmark.files import atomic_write, sidecar_exists, sidecar_path
 
 __all__ = ["EXTENSIONS", "ProtectedDatastore"]
 
@@ -92,7 +92,7 @@ class ProtectedDatastore(LocalDatastore):
         path = self.get_image_uri(image_id)
         with self._change:
             super().remove_image(image_id)
-        if path:
+        if path and sidecar_exists(Path(path)):
             sidecar_path(Path(path)).unlink(missing_ok=True)
 
     def get_image_uri(self, image_id: str) -> str:

@@ -13,7 +13,7 @@ from monai_miadmark.apps.label.key_folder import KEYS_ENV, KeyFolder, KeyFolderE
 from monai_miadmark.apps.label.studies import Audit
 from monai_miadmark.apps.label.vault import CHOICES, Vault, chosen_options
 from monai_miadmark.errors import MIADMarkError
-from monai_miadmark.files import atomic_write, safe_name, sidecar_path
+from monai_miadmark.files import atomic_write, safe_name, sidecar_exists
 from monai_miadmark.marking import Marker
 from monai_miadmark.options import PRESETS, ProtectOptions
 from monai_miadmark.terminal import shown
@@ -76,7 +76,7 @@ def protect_in_place(path: Path, vault: Vault) -> Path:
         MIADMarkError: it cannot be protected; it is left as it is.
         OSError: reading or writing failed, or the name is taken; it is left as it is.
     """
-    if sidecar_path(path).exists():
+    if sidecar_exists(path):
         raise FileExistsError(0, "a record lies beside it that does not belong to it", str(path))
     before = path.stat()
     data = path.read_bytes()
