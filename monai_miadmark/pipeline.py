@@ -240,9 +240,10 @@ def protect_bytes(
     if not (options or ProtectOptions()).allow_label_maps:
         _refuse_labels(carrier, opened)
     _rehearse(carrier, data, opened, certificates, recipients, options)
+    display = _display_of(carrier, data)
     made = _protect(opened.image, recipients, marker, options, opened.shell, carrier.file_digest(data))
     values, record, digest = made.values, made.record, made.digest
-    notes = {**made.findings.notes, DISPLAY_NOTE: carrier.display_digest(data).hex()}
+    notes = {**made.findings.notes, DISPLAY_NOTE: display}
     envelope = seal.seal(record, recipients, digest, made.key, signer, notes)
     # Each object has a content key of its own, which nobody but its recipients knows, and hence a UID of its own.
     instance = HKDF(hashes.SHA256(), 32, None, b"miadmark instance uid 1").derive(made.key)
@@ -492,6 +493,14 @@ def _check_asked(image: StoredImage, recipients: Sequence[Recipient], options: P
     region = None if options is None else options.region
     if region is not None and not isinstance(region, str):
         check_region(region, image.values.shape[:3])
+
+
+def _display_of(carrier: Carrier, data: bytes) -> str:
+    """Digest (hex) of how a source is shown."""
+    try:
+        return carrier.display_digest(data).hex()
+    except TamperedError as error:
+        raise UnsupportedImageError(str(error)) from error
 
 
 def _refuse_labels(carrier: Carrier, opened: OpenedSource) -> None:

@@ -211,6 +211,14 @@ def test_what_converters_need_stays(alice: HpkeIdentity) -> None:
     assert block[0x10].value.startswith(b"SV10") and "config" in block[0x20].value and block[0x30].value[:3] == b"few"
 
 
+def test_long_lines_that_place_the_image_stay(alice: HpkeIdentity) -> None:
+    long = b"space directions: (" + b"0." + b"1" * 300 + b",0) (0,1)\n"
+    data = nrrd(samples.smooth(), b"space dimension: 2\n" + long)[: -48 * 40] + samples.smooth().tobytes()
+    assert long in protect_bytes(data, "a.nrrd", [alice.recipient], NoiseMarker(), OPTIONS).data
+    values = np.zeros((1, 11, 14, 1), np.uint8)
+    assert copy_bytes(values) < len(long)
+
+
 def test_small_extensions_stay_in_nifti(alice: HpkeIdentity) -> None:
     data = nifti_with(b"a comment")
     made = protect_bytes(gzip.compress(data), "a.nii.gz", [alice.recipient], NoiseMarker(), OPTIONS).data

@@ -64,6 +64,7 @@ def test_sound_files_are_not_mended() -> None:
         (file(identity(), image(), pixels()[:-8]), "truncated"),
         (file(identity(), image()), "without pixel data"),
         (identity() + image(), "without pixel data"),
+        (file(identity(sop_class=b"Canary^Patient\0\0"), image()), r"\(no valid SOP class\)"),
         (file(identity(), image(photometric=None), pixels()), "photometric"),
     ],
 )

@@ -8,7 +8,9 @@ import gzip
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +19,15 @@ import samples
 from doubles import BLUNT, NoiseMarker
 from test_label_maps import mha, nrrd
 
-from monai_miadmark.errors import OutOfMemoryError, UnsupportedImageError, check_memory
+from monai_miadmark import seal
+from monai_miadmark.errors import OutOfMemoryError, TamperedError, UnsupportedImageError, check_memory
 from monai_miadmark.formats import carrier_for
 from monai_miadmark.formats.limits import check_decoded
+from monai_miadmark.image import pixel_digest
 from monai_miadmark.keys import HpkeIdentity, generate_identity
 from monai_miadmark.options import ProtectOptions
-from monai_miadmark.pipeline import protect_bytes
+from monai_miadmark.pipeline import protect_bytes, read_record, remove_bytes
+from monai_miadmark.shell import SourceShell
 
 OPTIONS = ProtectOptions(preset=BLUNT, region="none", style="invisible")
 SIDE = 9400
@@ -85,7 +90,7 @@ PROBE = """
 import resource, sys
 from pathlib import Path
 from monai_miadmark import pipeline
-from monai_miadmark.errors import MIADMarkError
+from monai_miadmark.errors import OutOfMemoryError, TamperedError, UnsupportedImageError, check_memory
 data = Path(sys.argv[1]).read_bytes()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 if len(sys.argv) > 3:
@@ -194,3 +199,22 @@ def test_limits_by_ratio_and_absolutely(monkeypatch: pytest.MonkeyPatch) -> None
         check_decoded(101 << 20, 100 << 20)
     monkeypatch.setenv("MIADMARK_MEMORY_LIMIT", "nonsense")
     check_decoded(101 << 20, 100 << 20)
+
+
+def test_a_hostile_record_takes_little_memory(alice: HpkeIdentity) -> None:
+    """Some kilobytes that hold a quarter of a gigabyte, sealed by whoever has the public key."""
+    made = protect_bytes(samples.png(), "a.png", [alice.recipient], NoiseMarker(), OPTIONS)
+    values = carrier_for(made.data, "a").open_protected(made.data).values
+    held = read_record(made.envelope, values, [alice])
+    for kind, blob in (("tiff", "frame"), ("png", "file"), ("nifti", "prefix")):
+        shell = SourceShell(kind, "a", {}, {blob: bytes((1 << 28) - 100_000)})
+        record = replace(held, shell=shell).to_bytes()
+        assert len(record) < 40_000
+        envelope = seal.seal(record, [alice.recipient], pixel_digest(values))
+        hostile = carrier_for(made.data, "a").replace_envelope(made.data, envelope)
+        tracemalloc.start()
+        with pytest.raises(TamperedError, match="sizes"):
+            remove_bytes(hostile, [alice])
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1 << 24

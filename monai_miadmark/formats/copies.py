@@ -137,7 +137,8 @@ def clean_description(text: bytes) -> bytes:
         return _clean_ome(text)
     if text.startswith(b"ImageJ="):
         pairs = (line.partition(b"=") for line in text.split(b"\n"))
-        return b"".join(b"=".join((name, value)) + b"\n" for name, _, value in pairs if _plain(name, value))
+        kept = b"".join(b"=".join((name, value)) + b"\n" for name, _, value in pairs if _plain(name, value))
+        return kept if kept.startswith(b"ImageJ=") else b""
     if text.startswith(b'{"shape"'):
         return _clean_json(text)
     return b""

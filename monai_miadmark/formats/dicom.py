@@ -113,7 +113,9 @@ def _describe(source: Source) -> PixelDescription:
             raise UnsupportedImageError("DICOM with two kinds of pixel data is not supported")
         if "DirectoryRecordSequence" in data_set:
             raise UnsupportedImageError("a DICOMDIR is not an image")
-        kind = UID(str(data_set.get("SOPClassUID", "") or "")).name[:64] or "no SOP class"
+        # A damaged file may hold anything there: what is no UID is not repeated.
+        uid = UID(str(data_set.get("SOPClassUID", "") or ""))
+        kind = (uid.name[:64] if uid.is_valid else "no valid SOP class") if uid else "no SOP class"
         raise UnsupportedImageError(f"DICOM object without pixel data ({kind})")
     return describe(data_set)
 

@@ -12,7 +12,7 @@ import zlib
 from monai_miadmark.errors import TamperedError, UnsupportedImageError
 from monai_miadmark.formats.base import BLOCK_MAGIC, SampleLayout
 from monai_miadmark.formats.orientation import flips_for_display
-from monai_miadmark.formats.volumes import Volume, VolumeCarrier, inflated, natural_numbers, shape_of
+from monai_miadmark.formats.volumes import MAX_SHOWN, Volume, VolumeCarrier, inflated, natural_numbers, shape_of
 
 __all__ = ["MetaImageCarrier"]
 
@@ -90,7 +90,12 @@ class MetaImageCarrier(VolumeCarrier):
 
     def _facts(self, data: bytes) -> list[tuple[str, bytes]]:
         fields = _fields(b"".join(_header_lines(data)))
-        return [(name, fields[name].encode("latin-1")) for name in _SHOWN if name in fields]
+        shown = [(name, fields[name].encode("latin-1")) for name in _SHOWN if name in fields]
+        return [(name, value) for name, value in shown if len(value) <= MAX_SHOWN]
+
+    def _is_shown(self, line: bytes) -> bool:
+        name, _, value = line.decode("latin-1").partition("=")
+        return name.strip() in _SHOWN and len(value.strip()) <= MAX_SHOWN
 
     def _block(self, data: bytes) -> bytes | None:
         lines = _header_lines(data)

@@ -15,7 +15,15 @@ import re
 from monai_miadmark.errors import TamperedError, UnsupportedImageError
 from monai_miadmark.formats.base import SampleLayout
 from monai_miadmark.formats.orientation import flips_for_display
-from monai_miadmark.formats.volumes import MAX_HEADER_BYTES, Volume, VolumeCarrier, inflated, natural_numbers, shape_of
+from monai_miadmark.formats.volumes import (
+    MAX_HEADER_BYTES,
+    MAX_SHOWN,
+    Volume,
+    VolumeCarrier,
+    inflated,
+    natural_numbers,
+    shape_of,
+)
 
 __all__ = ["RECORD_KEY", "NrrdCarrier"]
 
@@ -48,7 +56,11 @@ _SPACES = {
     "left-posterior-superior": (-1, -1, 1),
     "lps": (-1, -1, 1),
 }
-_NOT_SHOWN = ("content", "encoding", "number", "sample units", "sampleunits")
+_SHOWN = (
+    *("type", "dimension", "sizes", "space", "space dimension", "space directions", "space origin", "space units"),
+    *("kinds", "endian", "spacings", "thicknesses", "units", "min", "max", "old min", "oldmin", "old max", "oldmax"),
+    *("axis mins", "axismins", "axis maxs", "axismaxs", "centers", "centerings", "measurement frame"),
+)
 _GZIP = ("gzip", "gz")
 
 
@@ -70,7 +82,12 @@ class NrrdCarrier(VolumeCarrier):
 
     def _facts(self, data: bytes) -> list[tuple[str, bytes]]:
         fields = _fields(self._parts(data)[0])
-        return [(name, value.encode("latin-1")) for name, value in fields.items() if name not in _NOT_SHOWN]
+        shown = [(name, value.encode("latin-1")) for name, value in fields.items() if name in _SHOWN]
+        return [(name, value) for name, value in shown if len(value) <= MAX_SHOWN]
+
+    def _is_shown(self, line: bytes) -> bool:
+        name, _, value = line.decode("latin-1").partition(": ")
+        return name.strip().lower() in _SHOWN and len(value.strip()) <= MAX_SHOWN
 
     def _parts(self, data: bytes) -> tuple[bytes, bytes | None, int]:
         """Header without a record, the record's carrier block, and where the samples begin."""

@@ -36,10 +36,13 @@ from monai_miadmark.formats.wide import NARROW, is_exact, narrowed, widened
 from monai_miadmark.image import StoredImage
 from monai_miadmark.shell import CARRIED_FILE, SourceShell
 
-__all__ = ["MAX_HEADER_BYTES", "Volume", "VolumeCarrier", "inflated", "natural_numbers", "shape_of"]
+__all__ = ["MAX_HEADER_BYTES", "MAX_SHOWN", "Volume", "VolumeCarrier", "inflated", "natural_numbers", "shape_of"]
 
 MAX_HEADER_BYTES = 1 << 20
 """Longest header of text that is read."""
+
+MAX_SHOWN = 900
+"""Longest value of a header line that decides how samples are shown."""
 
 _MAX_DIGITS = 10
 
@@ -89,10 +92,17 @@ class VolumeCarrier(abc.ABC):
         """
 
     def _without_copies(self, volume: Volume, size: int) -> Volume:
-        """The file without pieces of metadata that have ``size`` bytes or more: lines of the header, what is behind."""
+        """The file without pieces of metadata that have ``size`` bytes or more: lines of the header, what is behind.
+
+        Lines that decide how the samples are shown stay, if they are no longer than such lines are.
+        """
         lines = volume.header.split(b"\n")
-        header = b"\n".join(line for line in lines if len(line) < size)
+        header = b"\n".join(line for line in lines if len(line) < size or self._is_shown(line))
         return replace(volume, header=header, rest=volume.rest if len(volume.rest) < size else b"")
+
+    def _is_shown(self, line: bytes) -> bool:
+        """Whether a line of the header is one that decides how the samples are shown."""
+        return False
 
     @abc.abstractmethod
     def _block(self, data: bytes) -> bytes | None:
