@@ -264,3 +264,15 @@ class TestRevokingOneself:
             assert said.status == status and Path("v").exists() == (status == 0)
         assert miadmark("remove", "v", "-o", "r", "-i", "bob.key").status == 0
         assert miadmark("revoke", "p", "-o", "v2", "-i", "bob.key", "-r", "alice.pub").status == 0
+
+    def test_the_passphrase_is_oneself_too(self, miadmark: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MIADMARK_PASSPHRASE", "five words that nobody guesses")
+        command = ("protect", "in", "-o", "p", "-r", "bob.pub", "--passphrase", "--passphrase-beside-keys")
+        assert miadmark(*command).status == 0
+        told = json.loads(miadmark("inspect", "p/a.png", "--json").out)["recipients"]
+        (own,) = (who["key_id"] for who in told if who["kind"] == "passphrase")
+        said = miadmark("revoke", "p", "-o", "v", "--passphrase", "--id", own)
+        assert said.status == 2 and "the passphrase will not open the new files" in said.err
+        assert miadmark("revoke", "p", "-o", "v", "--passphrase", "-r", "bob.pub").status == 0
+        assert miadmark("revoke", "p", "-o", "w", "-i", "bob.key", "--id", own).status == 0
+        assert miadmark("revoke", "p", "-o", "x", "--passphrase", "--id", own, "--yes").status == 0

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from monai_miadmark import batch, files, keys
 from monai_miadmark.arguments import MAX_DEFAULT_JOBS, UsageError
@@ -26,6 +28,7 @@ from monai_miadmark.logo import BUILT_IN_LOGOS, draw_logo
 from monai_miadmark.manifest import ManifestError
 from monai_miadmark.options import ProtectOptions
 from monai_miadmark.owner import SERIES_PURPOSE, OwnerKeyError, owner_key
+from monai_miadmark.planning import walk_folder
 from monai_miadmark.sidecars import find_sidecars
 from monai_miadmark.stores import RemotePath
 from monai_miadmark.tasks import (
@@ -174,15 +177,41 @@ def _reseal(options: Namespace, verb: Literal["grant", "revoke"], done: str) -> 
     if not [*recipients, *key_ids]:
         raise UsageError("no recipient is named", "name recipients with -r RECIPIENT.pub")
     if verb == "revoke" and not options.dry_run and not options.yes:
-        own = {keys.load_identity(key.path, key.passphrase).key_id: key.path for key in opening["identities"]}
-        mine = [own[key_id] for key_id in (*(r.key_id for r in recipients), *key_ids) if key_id in own]
-        question = f"{', '.join(shown(path) for path in mine)} will not open the new files any more"
+        mine = _own(options, opening, {*(recipient.key_id for recipient in recipients), *key_ids})
+        question = f"{', '.join(mine)} will not open the new files any more"
         if mine and not ask_yes(question, "add --yes if that is meant"):
             say("nothing was written")
             return FAILED
     signer = None if options.signer is None else unlocked(options.signer, keys.load_signer)
     task = ResealTask(**opening, verb=verb, recipients=tuple(options.recipient), key_ids=key_ids, signer=signer)
     return _run(options, task, lambda path: path.name, done)
+
+
+def _own(options: Namespace, opening: Mapping[str, Any], unwanted: Collection[bytes]) -> list[str]:
+    """What opens the files and is to be taken away from them: key files by their names, and the passphrase."""
+    found = [
+        shown(key.path)
+        for key in opening["identities"]
+        if keys.load_identity(key.path, key.passphrase).key_id in unwanted
+    ]
+    if opening["passphrase"] is not None:
+        sources = (path for source in options.sources for path in islice(_protected_files(source), 1))
+        for path in sources:
+            with suppress(MIADMarkError, OSError, ValueError):
+                told = files.inspect_file(path).to_dict()["recipients"]
+                if any(who["kind"] == "passphrase" and bytes.fromhex(who["key_id"]) in unwanted for who in told):
+                    return [*found, "the passphrase"]
+    return found
+
+
+def _protected_files(source: Path) -> Iterator[Path]:
+    """The file, or those of the folder."""
+    if not source.is_dir():
+        yield source
+        return
+    for found in walk_folder(source, None):
+        if found.error is None and not found.skipped:
+            yield found.path
 
 
 def _plan(options: Namespace, name: Callable[[Path], str | None], told: JobTeller) -> batch.Plan:
