@@ -143,6 +143,11 @@ class _CriticByContrast:
         mean: NDArray[np.float32] = each.reshape(images.shape[0], images.shape[1], *each.shape[1:]).mean(axis=1)
         return mean
 
+    def lesion(self, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        ask = getattr(self._critic, "lesion", None)
+        each: NDArray[np.float32] | None = None if ask is None else ask(split_contrasts(images))
+        return None if each is None else each.reshape(*images.shape[:2], *each.shape[1:]).mean(axis=1)
+
     def effect(self, images: NDArray[np.float32], clean: NDArray[np.float32]) -> NDArray[np.float32]:
         each = [self._critic.effect(images[:, c : c + 1], clean[:, c : c + 1]) for c in range(images.shape[1])]
         mean: NDArray[np.float32] = np.mean(each, axis=0, dtype=np.float32)

@@ -19,6 +19,7 @@ from monai_miadmark.lesions import from_map
 from monai_miadmark.locating import find_region
 from monai_miadmark.locator import LesionLocator, location_loss
 from monai_miadmark.locator_training import looked_at, marked_boxes, thumbnails, train_locator
+from monai_miadmark.protocols import ByContrast
 from monai_miadmark.region import SURE
 from monai_miadmark.surrogates import Surrogate, SurrogateEnsemble
 
@@ -119,3 +120,22 @@ class TestRegionOfAMap:
         assert region.basis == ("lesion detector",) * 2 and region.cells[:, 20, 40].all()
         assert find_region(critic, images, unsure=True).unsure.all()
         assert EnsembleCritic(ensemble).lesion(images) is None
+
+    def test_contrasts_are_looked_at_one_by_one(self) -> None:
+        """In the first the lesion is to the left, in the second to the right: both places are spared."""
+
+        class Knows:
+            modality = "brain_mri"
+
+            def lesion(self, images: Array) -> Array:
+                assert images.shape == (2, 1, 64, 64)
+                return np.stack([at(32, 18, 3), at(32, 44, 3)])
+
+            def saliency(self, images: Array, quick: bool = False) -> Array:
+                return np.ones((len(images), 64, 64), np.float32)
+
+        class Gray:
+            critic = Knows()
+
+        region = find_region(ByContrast(Gray()).critic, np.repeat(head()[None], 2, 1))  # type: ignore[arg-type]
+        assert region.cells.shape == (1, 64, 64) and region.cells[0, 32, 18] and region.cells[0, 32, 44]

@@ -24,9 +24,10 @@ from monai_miadmark.errors import MIADMarkError, UnsupportedImageError
 from monai_miadmark.files import open_regular
 from monai_miadmark.formats import carrier_for
 from monai_miadmark.image import StoredImage
-from monai_miadmark.marking import Marker, canonical_display, locate_region, specialist_for
+from monai_miadmark.marking import Marker, canonical_display, region_of, seen_by_networks, specialist_for
 from monai_miadmark.masks import read_mask
 from monai_miadmark.options import ProtectOptions
+from monai_miadmark.protocols import recognized
 from monai_miadmark.region import grow
 
 __all__ = ["GAIN", "ChangedError", "Pair", "Picture", "Slot", "open_pair", "pictures", "sampled_slices"]
@@ -188,9 +189,13 @@ def _region(
         return None
     # The same networks look at the same slice: they find what they found when the mark was made.
     height, width = before.values.shape[1:3]
-    critic = specialist_for(before, options.modality, marker, clean).critic
-    region: NDArray[np.bool_] = locate_region(options, critic, clean, (1, height, width))[1][0]
-    return region
+    recognition = recognized(marker, options.modality, seen_by_networks(before, clean))
+    recognition = None if recognition is None else recognition.beside(before.origin)
+    doubtful = recognition is not None and recognition.known is False
+    modality = options.modality if recognition is None else recognition.modality
+    critic = specialist_for(before, modality, marker, clean).critic
+    found = region_of(options, critic, clean, (1, height, width), doubtful)[1]
+    return np.asarray(found.cells[0])
 
 
 def _logo(change: NDArray[np.float32], options: ProtectOptions) -> NDArray[np.bool_] | None:
