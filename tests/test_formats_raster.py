@@ -422,3 +422,16 @@ def test_only_named_errors_escape(seed: bytes, edits: list[tuple[int, bytes]], c
                 call(broken)
             except MIADMarkError:
                 pass
+
+
+@pytest.mark.parametrize("density", [(1, 2), (3, 1)])
+def test_pixels_of_a_jpeg_that_are_not_square_stay_so(density: tuple[int, int]) -> None:
+    """JFIF may name a ratio instead of a resolution; PNG has the same in pHYs."""
+    data = bytearray(written(COLOR, "JPEG"))
+    at = data.index(b"JFIF\0") + 7
+    struct.pack_into(">BHH", data, at, 0, *density)
+    carrier = carrier_for(bytes(data), "a.jpg")
+    opened = carrier.open_source(bytes(data), "a.jpg")
+    protected = carrier.carry(bytes(data), opened, opened.image.values, ENVELOPE)
+    at = protected.index(b"pHYs") + 4
+    assert struct.unpack_from(">IIB", protected, at) == (*density, 0)

@@ -22,7 +22,7 @@ from test_label_maps import mha, nrrd
 from monai_miadmark import seal
 from monai_miadmark.errors import OutOfMemoryError, TamperedError, UnsupportedImageError, check_memory
 from monai_miadmark.formats import carrier_for
-from monai_miadmark.formats.limits import check_decoded
+from monai_miadmark.formats.limits import check_decoded, serve_within_limit
 from monai_miadmark.image import pixel_digest
 from monai_miadmark.keys import HpkeIdentity, generate_identity
 from monai_miadmark.options import ProtectOptions
@@ -218,3 +218,14 @@ def test_a_hostile_record_takes_little_memory(alice: HpkeIdentity) -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 1 << 24
+
+
+def test_servers_stop_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MIADMARK_MEMORY_LIMIT", raising=False)
+    check_decoded(1025 << 20, 1 << 30)
+    serve_within_limit()
+    with pytest.raises(UnsupportedImageError, match="the limit"):
+        check_decoded(1025 << 20, 1 << 30)
+    monkeypatch.setenv("MIADMARK_MEMORY_LIMIT", "2000")  # whoever runs the server may say otherwise
+    serve_within_limit()
+    check_decoded(1025 << 20, 1 << 30)
