@@ -17,6 +17,7 @@ import samples
 from commands import Run, runner
 from PIL import Image
 
+from monai_miadmark.locking import FolderLock
 from monai_miadmark.manifest import MANIFEST_NAME
 from monai_miadmark.options import PRESETS
 
@@ -209,7 +210,7 @@ class TestSaying:
         Path("in/x.png").write_bytes(samples.png())
         told = json.loads(miadmark(*PROTECT, "--json").out)
         assert set(told) == {
-            *("schema", "command", "dry_run", "interrupted", "out", "manifest", "report", "seconds", "counts"),
+            *("schema", "command", "dry_run", "interrupted", "error", "out", "manifest", "report", "seconds", "counts"),
             *("notes", "files"),
         }
         assert told["schema"] == 1 and told["counts"] == {"done": 4, "kept": 0, "skipped": 0, "failed": 1}
@@ -224,6 +225,18 @@ class TestSaying:
         assert json.loads(said.out)["counts"]["done"] == 4 and "restored" not in said.err
         told = json.loads(miadmark(*PROTECT, "--resume", "--json").out)
         assert told["counts"]["kept"] == 4 and told["manifest"] == f"p.miadmark-job/{MANIFEST_NAME}"
+
+    def test_json_of_a_job_that_could_not_begin(self, miadmark: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        with FolderLock(Path("p"), "remove"):
+            told = json.loads(miadmark(*PROTECT, "--json").out)
+        assert "another run works in p" in told["error"] and told["files"] == []
+
+        def fail() -> None:
+            raise FileNotFoundError("the miadmark bundle is not installed with the package")
+
+        monkeypatch.setattr(sys.modules["monai_miadmark.marker"], "load_marker", fail)
+        said = miadmark(*PROTECT, "--json")
+        assert said.status == 1 and "not installed" in json.loads(said.out)["error"]
 
     def test_quiet(self, miadmark: Run) -> None:
         assert miadmark(*PROTECT, "--quiet") == (0, "", "")

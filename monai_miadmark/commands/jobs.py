@@ -250,8 +250,7 @@ def _run(options: Namespace, task: Task, name: Callable[[Path], str | None], don
         try:
             return told.sum_up(rehearse(planned, task, skipped_kinds(options), told.failed))
         except UnfitError as error:
-            say(shown(error))
-            return FAILED
+            return told.stopped(str(error))
     engine = _engine(options, task, len(planned.jobs))
     noted = options.manifest
     if noted is None and not isinstance(options.out, RemotePath):
@@ -272,17 +271,16 @@ def _run(options: Namespace, task: Task, name: Callable[[Path], str | None], don
                 step=bar.update,
             )
     except UnfitError as error:
+        told.error = str(error)
         say(shown(error))
         told.sum_up(report, noted)
         return FAILED
     except LockedError as error:
-        say(shown(error))
-        return FAILED
+        return told.stopped(str(error))
     except ManifestError as error:
         raise UsageError(shown(error), "choose another output folder, or the options of that job") from error
     except OSError as error:
-        say(f"{shown(error.filename or options.out)}: {error.strerror or 'cannot be used'}")
-        return FAILED
+        return told.stopped(f"{error.filename or options.out}: {error.strerror or 'cannot be used'}")
     except (KeyboardInterrupt, Terminated):
         told.sum_up(report, noted, interrupted=True)
         say("hint: --resume goes on from here")

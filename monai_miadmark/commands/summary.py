@@ -62,6 +62,8 @@ class JobTeller:
         self.options, self.done = options, done
         self.skip = skipped_kinds(options)
         self.notes: list[str] = []
+        self.error: str | None = None
+        """Why the job as a whole was not done."""
 
     def note(self, text: str) -> None:
         """Something that a person should know before the files are looked for."""
@@ -75,6 +77,14 @@ class JobTeller:
         if not (skipped and self.options.quiet):
             why = f"skipped: {failure.reason}" if skipped else failure.reason
             tqdm.write(f"miadmark: {shown(failure.path)}: {shown(why)}", file=sys.stderr)
+
+    def stopped(self, error: str) -> int:
+        """Say why nothing could be begun; the exit status."""
+        self.error = error
+        say(shown(error))
+        if self.options.json:
+            print(json.dumps(self._document(Report(), None, None, False), indent=2), flush=True)
+        return FAILED
 
     def sum_up(
         self, report: Report, noted: Path | None = None, page: Path | None = None, interrupted: bool = False
@@ -150,6 +160,7 @@ class JobTeller:
             "command": self.options.verb,
             "dry_run": self.options.dry_run,
             "interrupted": interrupted,
+            "error": self.error,
             "out": str(self.options.out),
             "manifest": None if manifest is None else str(manifest),
             "report": None if page is None else str(page),
