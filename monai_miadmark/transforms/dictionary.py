@@ -55,6 +55,7 @@ class ProtectWithMIADMarkd(MapTransform):
         region: see there.
         region_budget: see there.
         modality: see there.
+        expect_effect: see there.
     """
 
     backend = ProtectWithMIADMark.backend
@@ -82,6 +83,7 @@ class ProtectWithMIADMarkd(MapTransform):
         region: Literal["auto", "none"] | None = None,
         region_budget: float | None = None,
         modality: str | None = None,
+        expect_effect: bool | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.protector = ProtectWithMIADMark(
@@ -101,6 +103,7 @@ class ProtectWithMIADMarkd(MapTransform):
             region=region,
             region_budget=region_budget,
             modality=modality,
+            expect_effect=expect_effect,
         )
         self.mask_key = mask_key
         self.record_key_postfix = record_key_postfix

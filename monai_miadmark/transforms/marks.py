@@ -92,6 +92,7 @@ class ProtectWithMIADMark(Transform):
         region: ``auto`` or ``none``; masks are given per image.
         region_budget: see there.
         modality: see there.
+        expect_effect: see there.
 
     Raises:
         ValueError: wrong options, or a device for a marker that was given (it has its own).
@@ -119,6 +120,7 @@ class ProtectWithMIADMark(Transform):
         region: Literal["auto", "none"] | None = None,
         region_budget: float | None = None,
         modality: str | None = None,
+        expect_effect: bool | None = None,
     ) -> None:
         self.recipients = recipient_ring(recipients)
         changed = {
@@ -129,6 +131,7 @@ class ProtectWithMIADMark(Transform):
             "region": region,
             "region_budget": region_budget,
             "modality": modality,
+            "expect_effect": expect_effect,
         }
         given: dict[str, Any] = {name: value for name, value in changed.items() if value is not None}
         self.options = replace(options or ProtectOptions(), **given)
