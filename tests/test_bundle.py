@@ -121,6 +121,7 @@ class TestConfigurations:
             "peers.yaml",
             "segment.yaml",
             "recognition.yaml",
+            "train_locator.yaml",
         )  # which only set what others use, or call functions
         locator = ComponentLocator()
         for target in names:
