@@ -9,7 +9,7 @@ import stat
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,6 +19,7 @@ from monai_miadmark.files import Stamp, is_leftover, stamp_file, verify_file
 from monai_miadmark.locking import FolderLock
 from monai_miadmark.manifest import Entry, Manifest, ManifestError, Settings
 from monai_miadmark.planning import BatchError, Filters, Plan, beside, check_not_mixed, notes_folder, plan
+from monai_miadmark.series_files import grouped
 from monai_miadmark.stores import RemotePath
 from monai_miadmark.tasks import Draft, Failure, Job, Task
 
@@ -56,6 +57,7 @@ class Report:
         facts: by source: what a manifest tells of what was done now, for JSON.
         seconds: what it took.
         signatures: for each of ``done``, what is known of a custodian's signature (``files.Signature``).
+        replanned: sources that earlier runs did, by other plans of their series than it has now.
         ignored_lines: lines of the manifest that somebody else wrote or changed, and that count for nothing.
     """
 
@@ -66,6 +68,7 @@ class Report:
     facts: dict[Path, dict[str, Any]] = field(default_factory=dict)
     seconds: float = 0.0
     signatures: list[str] = field(default_factory=list)
+    replanned: list[Path] = field(default_factory=list)
     ignored_lines: int = 0
 
 
@@ -121,6 +124,11 @@ def run_jobs(
                 report.ignored_lines = manifest.ignored
                 if resume:
                     task = _continued(task, manifest, planned.out)
+                if task.verb == "protect":
+                    series = grouped(job.source for job in planned.jobs)
+                    planned = replace(
+                        planned, jobs=tuple(j._replace(series=series.get(j.source)) for j in planned.jobs)
+                    )
                 run = _Run(planned, manifest, report, resume and verify, skip, failed, step)
                 run.work(task, engine, [lock.descriptor for lock in locks], clean=resume)
         else:
@@ -238,6 +246,10 @@ class _Run:
                 yield job
             else:
                 self.report.kept.append((job.source, result))
+                entry = self.manifest.finished.get(name)
+                now = None if job.series is None else job.series.name
+                if entry is not None and now is not None and entry.facts.get("series") != now:
+                    self.report.replanned.append(job.source)
                 self.step()
 
     def _held(self, job: Job, name: str) -> Path | None:

@@ -26,6 +26,7 @@ from monai_miadmark.threads import single_blas_thread
 
 __all__ = [
     "MOST_GAIN",
+    "SHARED",
     "Visibility",
     "block_scales",
     "blocks_with",
@@ -44,6 +45,9 @@ _ROUGH = 0.3
 
 MOST_GAIN = 2.0
 """How far the amplitude may grow once the field is known: further, and the field would not be made for it."""
+
+SHARED = 0.45
+"""Share of a field that all images of a series have in common."""
 
 _NEAR = 0.02
 """Share of the amplitude that is left unused rather than sought for in a hurry."""

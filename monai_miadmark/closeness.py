@@ -14,7 +14,7 @@ from monai_miadmark.image import StoredImage
 from monai_miadmark.likeness import RADIUS, Likeness
 from monai_miadmark.marking import MarkCritic, Marker, Perturber, Specialist, canonical_display
 from monai_miadmark.options import Preset
-from monai_miadmark.protocols import recognized
+from monai_miadmark.protocols import recognized, together, upon
 from monai_miadmark.recognition import Recognition
 from monai_miadmark.region import grow
 
@@ -81,6 +81,12 @@ class _WatchedPerturber:
 
     def __init__(self, watch: InkWatch, perturber: Perturber) -> None:
         self._watch, self._perturber = watch, perturber
+
+    def together(self) -> Perturber:
+        return _WatchedPerturber(self._watch, together(self._perturber))
+
+    def upon(self, base: NDArray[np.float32]) -> Perturber:
+        return _WatchedPerturber(self._watch, upon(self._perturber, base))
 
     def perturb(
         self, images: NDArray[np.float32], clean: NDArray[np.float32], budget: NDArray[np.float32], latent: bytes

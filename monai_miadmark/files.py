@@ -43,6 +43,7 @@ from monai_miadmark.masks import read_mask
 from monai_miadmark.names import SIDECAR_SUFFIX
 from monai_miadmark.options import ProtectOptions
 from monai_miadmark.seal import EnvelopeInfo, inspect_envelope
+from monai_miadmark.series import SeriesPlan
 from monai_miadmark.stores import RemotePath, put_all
 
 if TYPE_CHECKING:
@@ -318,6 +319,7 @@ def make_protected(
     measure: bool = False,
     name: str | None = None,
     series_secret: bytes | None = None,
+    series: SeriesPlan | None = None,
 ) -> Made:
     """Protect one file in memory.
 
@@ -336,6 +338,7 @@ def make_protected(
         measure: compare the protected image with its source.
         name: of the protected file, where it may not be the one above.
         series_secret: keeps derived DICOM series together; see :func:`~monai_miadmark.pipeline.protect_bytes`.
+        series: what the mark has in common with others of its series; see there.
 
     Raises:
         MIADMarkError: the image cannot be protected.
@@ -361,6 +364,7 @@ def make_protected(
         sidecar=record == "sidecar",
         certificates=certificates,
         series_secret=series_secret,
+        series=series,
     )
     path = folder / safe_name(name or result.name)
     _check_apart(path, src)

@@ -29,11 +29,13 @@ class Findings:
         recognition: what the image was taken for; ``None`` where the marker does not say.
         opinion: what the ensemble makes of the image before and after; ``None`` where there is none that can be asked.
         changed: samples that the mark changed.
+        series: name of the plan that it shares with others of its series; empty where there is none.
     """
 
     recognition: Recognition | None
     opinion: Opinion | None
     changed: int
+    series: str = ""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -56,7 +58,7 @@ class Findings:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """For a manifest: ``changed``, ``modality``, ``effect`` (``None`` where nothing is known) and ``warnings``."""
+        """For a manifest: ``changed``, ``modality``, ``effect`` (``None`` where nothing is known), ``warnings``."""
         found, told = self.recognition, self.opinion
         modality = effect = None
         if found is not None:
@@ -69,7 +71,13 @@ class Findings:
             }
         if told is not None:
             effect = {name: round(value, 4) for name, value in told._asdict().items()}
-        return {"changed": self.changed, "modality": modality, "effect": effect, "warnings": list(self.warnings)}
+        return {
+            "changed": self.changed,
+            "modality": modality,
+            "effect": effect,
+            "warnings": list(self.warnings),
+            "series": self.series or None,
+        }
 
     def _unknown(self) -> str:
         """The image is of no modality that the marker knows."""

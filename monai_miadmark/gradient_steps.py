@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from monai_miadmark.budget import Visibility
+from monai_miadmark.budget import SHARED, Visibility
 from monai_miadmark.diversity import BlockShuffle, Diversity, InputDiversity, gaussian_blur
 from monai_miadmark.generator import to_mean_one
 from monai_miadmark.numerics import own_numerics
@@ -97,6 +98,20 @@ class GradientPerturber:
         self.visibility, self.thrift = visibility, thrift
         self.settled, self.persistence = steps - round(settling * steps), persistence
         self.view_size = ensemble.input_size
+        self.joint = False
+        self.base: NDArray[np.float32] | None = None
+
+    def together(self) -> GradientPerturber:
+        """The same, but looking for one field for all images that it is given (at most a batch of them)."""
+        joint = copy.copy(self)
+        joint.joint = True
+        return joint
+
+    def upon(self, base: NDArray[np.float32]) -> GradientPerturber:
+        """The same, for fields that are to a share one that is given, ``(F, h, w)`` in [-1, 1]."""
+        mixed = copy.copy(self)
+        mixed.base = base
+        return mixed
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(steps={self.steps}, start={self.start!r}, device={str(self.device)!r})"
@@ -112,6 +127,8 @@ class GradientPerturber:
             shape = (len(images), field_channels(images.shape[1]), *images.shape[2:])
             drawn = torch.rand(shape, generator=random_generator(latent, "start"), dtype=torch.float32)
             first = drawn.numpy() - np.float32(0.5)
+        if self.joint:
+            first = np.repeat(first[:1], len(images), axis=0)
 
         size = batch_size(self.device)
 
@@ -131,7 +148,8 @@ class GradientPerturber:
     def _attack(self, images: Tensor, clean: Tensor, budget: Tensor, first: Tensor, rng: torch.Generator) -> Tensor:
         """Descend on the margin of the classes that the ensemble sees in the clean images; ``(B, 1 or 3, h, w)``."""
         posterior = self.ensemble.posterior(three_channels(clean))
-        field = _LayeredField(first, self.coarse, self.decay)
+        base = None if self.base is None else as_tensor(self.base, self.device)
+        field = _LayeredField(first, self.coarse, self.decay, base)
         # The less of a field is rough, the more of it the likeness leaves: a tenth with the usual share.
         budget = budget * (1 + 0.3 * self.coarse)
         likeness = SoftLikeness(clean, away_from_logo(images, clean))
@@ -161,6 +179,9 @@ class GradientPerturber:
                 (seen,) = torch.autograd.grad(likeness.cost(shown, self.visibility).sum(), whole)
                 seen = self.thrift * to_mean_one(seen)
                 rough, gradient = rough + (plain + smoothed) * seen, to_mean_one(gradient) + seen
+            if self.joint:  # equal fields that make equal steps stay equal
+                rough, gradient = (each.mean(0, keepdim=True).expand_as(each) for each in (rough, gradient))
+                unsettled = unsettled.any().expand_as(unsettled)
             rate = self.step_size * (1 - 0.8 * min(step / self.steps, 1.0))
             field.step(rough, gradient, rate * unsettled.to(gradient)[:, None, None, None])
         return field.whole()
@@ -212,9 +233,11 @@ class _LayeredField:
         first: ``(B, 1 or 3, h, w)`` in [-1, 1], what to start from.
         coarse: share of the coarse layer.
         decay: of the momenta.
+        base: ``(1 or 3, h, w)`` in [-1, 1], a third layer that stays as it is and takes the share :data:`SHARED`.
     """
 
-    def __init__(self, first: Tensor, coarse: float, decay: float) -> None:
+    def __init__(self, first: Tensor, coarse: float, decay: float, base: Tensor | None = None) -> None:
+        self.base = base
         height, width = self.size = first.shape[2:]
         cell = max(height, width) / _COARSE_CELLS
         self.grid = max(1, round(height / cell)), max(1, round(width / cell))
@@ -224,10 +247,11 @@ class _LayeredField:
         self.coarse_momentum = torch.zeros_like(self.coarse)
 
     def whole(self) -> Tensor:
-        """Both layers together, ``(B, 1 or 3, h, w)`` in [-1, 1]."""
-        if not self.share:
-            return self.fine.clone()
-        return self.fine + F.interpolate(self.coarse, self.size, mode="bilinear")
+        """All layers together, ``(B, 1 or 3, h, w)`` in [-1, 1]."""
+        own = self.fine.clone()
+        if self.share:
+            own = own + F.interpolate(self.coarse, self.size, mode="bilinear")
+        return own if self.base is None else SHARED * self.base + (1 - SHARED) * own
 
     def step(self, rough: Tensor, gradient: Tensor, rate: Tensor) -> None:
         """A sign step of either layer, by so much of its share, ``(B, 1, 1, 1)``."""

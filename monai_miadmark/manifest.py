@@ -62,7 +62,7 @@ _LINES_AT_ONCE = 2
 _MAX_INTENTS = 8
 """As many intents of one source are remembered: more than a file is tried, in more than one run."""
 
-_FACTS = ("recipients", "signer", "signature", "quality", "changed", "modality", "effect", "warnings")
+_FACTS = ("recipients", "signer", "signature", "quality", "changed", "modality", "effect", "warnings", "series")
 """What an intent tells beside digests and sizes."""
 
 _OPENING = b'{"schema"'
@@ -327,7 +327,8 @@ class Manifest:
                 if kind == "file" and line["status"] == "failed":
                     continue  # what was done before, or at least begun, is judged by what is on disk
                 if kind == "file" and line["status"] == "done":
-                    self.finished[source] = Entry(key, _stamp(line, "source_"), _outputs(line), {})
+                    facts = {"series": line.get("series")}
+                    self.finished[source] = Entry(key, _stamp(line, "source_"), _outputs(line), facts)
                     self.intended.pop(source, None)
                 elif kind == "intent":
                     stamps = tuple((_relative(out["path"]), _stamp(out, "")) for out in line["outputs"])

@@ -7,7 +7,7 @@ Networks come in through protocols; this module and all below it know no torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,17 @@ from monai_miadmark.interpolate import canonical_shape
 from monai_miadmark.locating import find_region
 from monai_miadmark.logo import Logo
 from monai_miadmark.options import ProtectOptions
-from monai_miadmark.placement import Placement, footprint, place_logo
-from monai_miadmark.protocols import ByContrast, MarkCritic, Marker, Perturber, Specialist, split_contrasts
+from monai_miadmark.placement import Placement, Standing, footprint, place_logo
+from monai_miadmark.protocols import (
+    ByContrast,
+    MarkCritic,
+    Marker,
+    Perturber,
+    Specialist,
+    split_contrasts,
+    together,
+    upon,
+)
 from monai_miadmark.region import Region, grow, mask_on_grid
 
 __all__ = [
@@ -30,6 +39,7 @@ __all__ = [
     "MarkPlan",
     "Marker",
     "Perturber",
+    "SharedMark",
     "Specialist",
     "canonical_display",
     "check_region",
@@ -40,8 +50,12 @@ __all__ = [
     "plan_mark",
     "region_of",
     "seen_by_networks",
+    "shared_field",
     "specialist_for",
 ]
+
+_FEW = 6
+"""Slices of a stack, or images of a series, on which the field is found that all have in common."""
 
 
 def canonical_display(image: StoredImage) -> NDArray[np.float32]:
@@ -110,12 +124,26 @@ class MarkPlan:
         return self.appearance.visible(cell_budget(self.scales, *self.clean.shape[2:]))
 
 
+@dataclass(frozen=True, eq=False)
+class SharedMark:
+    """What the marks of a series have in common.
+
+    Attributes:
+        standing: how the logo stands; ``None`` where there is none.
+        base: ``(F, h, w)`` float32 in [-1, 1], the field that a share of each field is.
+    """
+
+    standing: Standing | None
+    base: NDArray[np.float32]
+
+
 def plan_mark(
     image: StoredImage,
     options: ProtectOptions,
     critic: MarkCritic,
     clean: NDArray[np.float32] | None = None,
     unsure: bool = False,
+    standing: Standing | None = None,
 ) -> MarkPlan:
     """Choose region, logo and budget for an image.
 
@@ -125,6 +153,7 @@ def plan_mark(
         critic: says what is salient and where the logo misleads.
         clean: :func:`canonical_display` of the image, where it is known.
         unsure: what the image shows is not known: no detector of lesions is believed, and the logo keeps to the border.
+        standing: how the logo stands on other images of the series; default: it is searched.
 
     Raises:
         FileNotFoundError: there is no such logo file.
@@ -135,7 +164,7 @@ def plan_mark(
     clean = canonical_display(image) if clean is None else clean
     mask, found = region_of(options, critic, clean, (slices, height, width), unsure)
     region = found.cells
-    placed = place_logo(image, options, critic, clean, region, found.unsure | unsure)
+    placed = place_logo(image, options, critic, clean, region, found.unsure | unsure, standing)
     placed, inked = _stored_logo(image, placed, mask)
     seen = appearance_of(inked, placed.images, max(preset.visibility.ceiling, preset.footprint))
     cap, logo = options.effective_region_budget, placed.footprint & ~region
@@ -154,7 +183,7 @@ def _stored_logo(
     if placed.logo is None:
         return placed, image
     inked = image.with_values(apply_mark(image, _in_stored_units(image, None, placed.logo, mask)))
-    return Placement(placed.logo, canonical_display(inked), placed.footprint), inked
+    return replace(placed, images=canonical_display(inked)), inked
 
 
 def _in_stored_units(
@@ -206,6 +235,7 @@ def mark_with(
     latent: bytes,
     clean: NDArray[np.float32],
     unsure: bool = False,
+    shared: SharedMark | None = None,
 ) -> ImageMark:
     """As :func:`make_mark`, with the networks of a modality that is known.
 
@@ -216,12 +246,19 @@ def mark_with(
         latent: 32 bytes from the content key.
         clean: :func:`canonical_display` of the image.
         unsure: what the image shows is not known; see :func:`plan_mark`.
+        shared: what it has in common with other images of its series. The slices of a stack are a series of their own.
     """
     preset, cap = options.strength, options.effective_region_budget
-    plan = plan_mark(image, options, specialist.critic, clean, unsure)
+    standing = None if shared is None else shared.standing
+    plan = plan_mark(image, options, specialist.critic, clean, unsure, standing)
+    perturber = specialist.perturber(preset)
+    if shared is not None:
+        perturber = upon(perturber, shared.base)
+    elif len(clean) > 1:
+        perturber = upon(perturber, shared_field(perturber, plan, latent))
     # Copies: what a perturber does to its arguments must not change what its field is measured against.
     shown = plan.placed.images.copy(), clean.copy()
-    fraction = _checked(specialist.perturber(preset).perturb(*shown, plan.cells(), latent), clean.shape)
+    fraction = _checked(perturber.perturb(*shown, plan.cells(), latent), clean.shape)
     if plan.gain is not None:  # a block has one scale, also where not all of its cells show
         fraction = fraction * (plan.gain >= LEAST_GAIN)[:, None]
     budget = fit_to_likeness(
@@ -239,6 +276,22 @@ def mark_with(
     if image.inverted:  # bright is small here: what the networks add, the stored values lose
         field = Field(-field.levels, field.scales)
     return _in_stored_units(image, field, plan.placed.logo, plan.mask)
+
+
+def shared_field(perturber: Perturber, plan: MarkPlan, latent: bytes) -> NDArray[np.float32]:
+    """A field for all slices of a plan, found on a few of them, ``(F, h, w)`` in [-1, 1].
+
+    Neighbouring slices of a volume look alike. Fields that have nothing to do with each other flicker while a reader
+    scrolls, and whoever averages neighbours takes most of them away.
+    """
+    count = len(plan.clean)
+    few = [(2 * i + 1) * count // (2 * min(count, _FEW)) for i in range(min(count, _FEW))]
+    parts = (plan.placed.images[few], plan.clean[few], plan.cells()[few])
+    found = _checked(together(perturber).perturb(*parts, latent), parts[1].shape)
+    base = found.mean(axis=0)
+    # The mean of fields that differ is weak: as strong as they are, it can bear a share of the budget.
+    strength = float(np.abs(found).mean()) / max(float(np.abs(base).mean()), 1e-6)
+    return np.asarray(np.clip(base * np.float32(strength), -1, 1), np.float32)
 
 
 def _checked(fraction: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:

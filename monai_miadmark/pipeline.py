@@ -39,6 +39,7 @@ from monai_miadmark.options import ProtectOptions
 from monai_miadmark.owner import SERIES_PURPOSE, owner_key
 from monai_miadmark.protocols import recognized
 from monai_miadmark.record import RecoveryRecord, check_shell
+from monai_miadmark.series import SeriesPlan
 from monai_miadmark.shell import SourceShell
 from monai_miadmark.signatures import Signer, Verifier
 from monai_miadmark.wrapping import KeyIdentity, Recipient
@@ -205,6 +206,7 @@ def protect_bytes(
     sidecar: bool = False,
     certificates: Sequence[x509.Certificate] = (),
     series_secret: bytes | None = None,
+    series: SeriesPlan | None = None,
 ) -> ProtectedBytes:
     """Protect a whole file and prove in memory that it can be restored before giving it out.
 
@@ -220,6 +222,7 @@ def protect_bytes(
             more in the standard's own envelope (PS3.15 E.1.1); see :meth:`DicomFront.carry`.
         series_secret: DICOM objects of one series that are protected with the same one (32 bytes) stay one series;
             default: that of the user, see ``owner``.
+        series: what the mark is to have in common with others of its series; not used where it does not fit the image.
 
     Raises:
         UnsupportedImageError: the file is of a kind that cannot be restored exactly, or there are certificates and it
@@ -241,7 +244,7 @@ def protect_bytes(
         _refuse_labels(carrier, opened)
     _rehearse(carrier, data, opened, certificates, recipients, options)
     display = _display_of(carrier, data)
-    made = _protect(opened.image, recipients, marker, options, opened.shell, carrier.file_digest(data))
+    made = _protect(opened.image, recipients, marker, options, opened.shell, carrier.file_digest(data), series)
     values, record, digest = made.values, made.record, made.digest
     notes = {**made.findings.notes, DISPLAY_NOTE: display}
     envelope = seal.seal(record, recipients, digest, made.key, signer, notes)
@@ -427,6 +430,7 @@ def _protect(
     options: ProtectOptions | None,
     shell: SourceShell | None,
     original_file: bytes | None,
+    series: SeriesPlan | None = None,
 ) -> _Marked:
     """Mark an image and make the record that undoes it.
 
@@ -439,16 +443,19 @@ def _protect(
     # HKDF is one-way: whoever learns the latent from the field knows nothing about the key.
     latent = HKDF(hashes.SHA256(), 32, None, b"miadmark latent 1").derive(key)
     clean = canonical_display(image)
-    recognition = recognized(marker, options.modality, seen_by_networks(image, clean))
+    series = series if series is not None and series.fits(image) else None
+    recognition = series.recognition if series else recognized(marker, options.modality, seen_by_networks(image, clean))
     recognition = None if recognition is None else recognition.beside(image.origin)
     if options.expect_effect:  # before the marking, which takes long
         _demand(Findings(recognition, None, image.values.size))
     modality = options.modality if recognition is None else recognition.modality
     specialist = specialist_for(image, modality, marker, clean)
     doubtful = recognition is not None and recognition.known is False
-    mark = mark_with(specialist, image, options, latent, clean, unsure=doubtful)
+    shared = None if series is None else series.shared
+    mark = mark_with(specialist, image, options, latent, clean, doubtful, shared)
     values = apply_mark(image, mark)
-    findings = Findings(recognition, opinion_of_mark(specialist, image, values), _changed_samples(image.values, values))
+    opinion = opinion_of_mark(specialist, image, values)
+    findings = Findings(recognition, opinion, _changed_samples(image.values, values), series.name if series else "")
     if options.expect_effect:
         _demand(findings)
     record = RecoveryRecord.build(image, mark, values, shell, original_file)

@@ -12,6 +12,7 @@ record holds the drawing as it was turned and scaled.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -27,7 +28,7 @@ from monai_miadmark.options import ProtectOptions
 from monai_miadmark.quiet import content, middle
 from monai_miadmark.region import grow
 
-__all__ = ["EffectJudge", "Placement", "footprint", "place_logo"]
+__all__ = ["EffectJudge", "Placement", "Standing", "footprint", "place_logo"]
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +91,23 @@ class EffectJudge(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Standing:
+    """How a logo stands on the images of a series, so that others of it get the same one.
+
+    Attributes:
+        alpha: uint8 ``(lh, lw)``, the drawing on the canonical grid.
+        opacity: 0..191 (of 256).
+        bright: white ink; else black.
+        place: row and column of its top left corner, in cells.
+    """
+
+    alpha: NDArray[np.uint8]
+    opacity: int
+    bright: bool
+    place: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
 class Placement:
     """A logo and the canonical planes that follow from it.
 
@@ -98,11 +116,13 @@ class Placement:
         images: ``(N, C, h, w)`` float32 in [0, 1], bright = 1, logo blended in (here on the grid itself, which differs
             a little at the edges of the ink from what is stored later).
         footprint: ``(N, h, w)`` bool, cells that share the logo's budget.
+        standing: how the logo stands on most of the slices; ``None`` where there is no logo.
     """
 
     logo: Logo | None
     images: NDArray[np.float32]
     footprint: NDArray[np.bool_]
+    standing: Standing | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,10 +145,12 @@ def place_logo(
     clean: NDArray[np.float32],
     region: NDArray[np.bool_],
     unsure: NDArray[np.bool_] | None = None,
+    standing: Standing | None = None,
 ) -> Placement:
     """Search place, ink, size, angle and opacity of the logo, outside the region.
 
-    Drawing, ink and opacity are one for a stack, places are its slices' own.
+    Drawing, ink, opacity and place are one for a stack; only where the region of a slice is in the way does the logo
+    stand elsewhere on it, as near as it can.
 
     Args:
         image: the stored samples, for window, bounds and type.
@@ -138,6 +160,7 @@ def place_logo(
         region: ``(N, h, w)`` bool, cells that neither ink nor footprint may touch.
         unsure: ``(N,)`` bool, slices on which the lesion may as well lie outside the region: the logo keeps out of the
             middle, and stands where there is least to see. Default: none.
+        standing: how the logo stands on other images of the series: then nothing is searched.
 
     Returns:
         The logo blended in; without a logo if none is wanted or none fits.
@@ -162,15 +185,19 @@ def place_logo(
     search = _Search(
         judge if preset.search else None, clean, closed, _inks(image), preset.opacity, quiet, inkable_share(image, h, w)
     )
-    tight = _drawings(upright, preset.logo_area, h, w, (0, 90), _TIGHT_AREAS)
-    alpha, positions, ink = search.places([*drawings[:2], *sorted(tight, key=lambda drawing: -drawing.size)])
+    if standing is not None:
+        ink = search.inks[0 if standing.bright else 1]
+        alpha, positions = standing.alpha, search.around(standing.alpha, standing.place)
+    else:
+        tight = _drawings(upright, preset.logo_area, h, w, (0, 90), _TIGHT_AREAS)
+        alpha, positions, ink = search.places([*drawings[:2], *sorted(tight, key=lambda drawing: -drawing.size)])
     without = int((positions[:, 0] < 0).sum())
     if without:
         _log.warning("%d of %d slices have no room for the logo outside the region", without, slices)
     if without == slices:
         return nothing
-    opacity = round(preset.opacity * 256)
-    if preset.search:
+    opacity = round(preset.opacity * 256) if standing is None else standing.opacity
+    if preset.search and standing is None:
         alpha, positions = search.drawing(judge, drawings, alpha, positions, ink)
         opacity = search.opacity_for(judge, alpha, positions, ink)
     logo = Logo(alpha, positions, opacity, ink.stored if len(ink.stored) > 1 else ink.stored * channels)
@@ -180,7 +207,9 @@ def place_logo(
             for n in range(slices)
         ]
     )
-    return Placement(logo, blended, footprint(logo, slices, h, w))
+    most = Counter(_at(positions, n) for n in range(slices) if positions[n, 0] >= 0).most_common(1)[0][0]
+    made = Standing(alpha, opacity, ink is search.inks[0], most)
+    return Placement(logo, blended, footprint(logo, slices, h, w), made)
 
 
 def footprint(logo: Logo, slices: int, h: int, w: int) -> NDArray[np.bool_]:
@@ -289,29 +318,41 @@ class _Search:
     inkable: NDArray[np.float32] | None = None
 
     def places(self, drawings: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], NDArray[np.int32], _Ink]:
-        """First drawing that has room, its most misleading place on each slice ``(N, 2)``, and the ink.
+        """First drawing that has room, its places on the slices ``(N, 2)``, and the ink.
 
-        In a long stack only some slices are searched. The others take over from the one before as long as their own
-        region allows it, which also keeps the logo from jumping about while a reader scrolls.
+        All slices share the place that misleads most among those that the regions of most of them allow, so that the
+        logo does not jump about while a reader scrolls. In a long stack only some slices are asked.
         """
         slices = len(self.clean)
-        positions = np.full((slices, 2), -1, np.int32)
         alpha, free = self.roomy(drawings)
         bearing = [n for n in range(slices) if free[n]]
         if not bearing:
-            return alpha, positions, self.inks[0]
-        searched = bearing[:: -(-len(bearing) // _SEARCHED)]
-        found = {n: self.best(n, alpha, free[n], self.inks) for n in searched}
-        # An ink that can be read on more slices goes before one that misleads more.
-        ink = max(self.inks, key=lambda i: _rank([effects[i] for effects in found.values() if i in effects]))
-        for n in bearing:
-            last = (int(positions[n - 1, 0]), int(positions[n - 1, 1])) if n and n not in found else None
-            if last in free[n]:
-                positions[n] = last
-            else:
-                known = found.get(n, {})
-                positions[n] = (known if ink in known else self.best(n, alpha, free[n], (ink,)))[ink][1]
-        return alpha, positions, ink
+            return alpha, np.full((slices, 2), -1, np.int32), self.inks[0]
+        shared = _shared([free[n] for n in bearing])
+        asked = [n for n in bearing if shared[0] in free[n]]
+        quiet = bool(self.quiet[asked].any())
+        places = _apart(shared, alpha.shape, _QUIET_PLACES if quiet else _PLACES)
+        found: dict[tuple[_Place, _Ink], list[float]] = {}
+        for n in asked[:: -(-len(asked) // _SEARCHED)]:
+            own = [place for place in places if place in free[n]]
+            for key, effect in self.effects(n, alpha, own, self.inks).items() if own else ():
+                found.setdefault(key, []).append(effect)
+        # What can be read on more slices goes before what misleads more.
+        place, ink = max(found, key=lambda key: (len(found[key]), float(np.mean(found[key]))))
+        return alpha, self.around(alpha, place, free), ink
+
+    def around(
+        self, alpha: NDArray[np.uint8], place: _Place, free: Sequence[list[_Place]] | None = None
+    ) -> NDArray[np.int32]:
+        """A place on all slices ``(N, 2)``: where a region is in the way the nearest one that is free, else none."""
+        spread = _spread_ink(alpha)
+        positions = np.full((len(self.clean), 2), -1, np.int32)
+        for n in range(len(self.clean)):
+            if self.misses(n, spread, place):
+                positions[n] = place
+            elif own := self.free(n, alpha) if free is None else free[n]:
+                positions[n] = min(own, key=lambda at: ((at[0] - place[0]) ** 2 + (at[1] - place[1]) ** 2, at))
+        return positions
 
     def roomy(self, drawings: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], list[list[_Place]]]:
         """First of the drawings that has room on nearly all slices that any has room on, and its places on each."""
@@ -355,11 +396,10 @@ class _Search:
         cut = spread[max(0, -top) :, max(0, -left) :][: box.shape[0], : box.shape[1]]
         return not (box & cut).any()
 
-    def best(
-        self, n: int, alpha: NDArray[np.uint8], free: list[_Place], inks: Sequence[_Ink]
-    ) -> dict[_Ink, tuple[float, _Place]]:
-        """Effect and place of each ink that can be read somewhere on a slice; of those that can best, if none can."""
-        places = _apart(free, alpha.shape, _QUIET_PLACES if self.quiet[n] else _PLACES)
+    def effects(
+        self, n: int, alpha: NDArray[np.uint8], places: Sequence[_Place], inks: Sequence[_Ink]
+    ) -> dict[tuple[_Place, _Ink], float]:
+        """Effect of the places and inks that can be read on a slice; of those that can best, if none can."""
         contrasts = {(at, ink): self.contrast(n, alpha, at, ink) for at in places for ink in inks}
         enough = min(_LEGIBLE, 0.5 * max(contrasts.values()))
         tried = [key for key, contrast in contrasts.items() if contrast >= enough]
@@ -368,11 +408,7 @@ class _Search:
         if self.judge is not None:
             candidates = np.stack([self.blend(n, alpha, at, ink, self.opacity) for at, ink in tried])
             effects = self.judge.effect(candidates, self.clean[n : n + 1]).tolist()
-        found: dict[_Ink, tuple[float, _Place]] = {}
-        for (at, ink), effect in zip(tried, effects, strict=True):
-            if ink not in found or effect > found[ink][0]:
-                found[ink] = (effect, at)
-        return found
+        return dict(zip(tried, effects, strict=True))
 
     def contrast(self, n: int, alpha: NDArray[np.uint8], at: _Place, ink: _Ink) -> float:
         """Difference between ink and what lies under it that nearly all inked cells exceed, 0 ... 1.
@@ -456,9 +492,14 @@ def _room(side: int, size: int) -> tuple[int, int]:
     return edge, side - size - edge
 
 
-def _rank(found: Sequence[tuple[float, _Place]]) -> tuple[int, float]:
-    """What makes one ink better than another: slices on which it can be read, then mean effect."""
-    return len(found), float(np.mean([effect for effect, _ in found])) if found else 0.0
+def _shared(free: Sequence[Sequence[_Place]]) -> list[_Place]:
+    """Places that are free on as many slices as any, those first that come first on most of them."""
+    ranks: dict[_Place, list[int]] = {}
+    for places in free:
+        for rank, place in enumerate(places):
+            ranks.setdefault(place, []).append(rank)
+    most = max(map(len, ranks.values()))
+    return sorted((place for place in ranks if len(ranks[place]) == most), key=lambda at: (sum(ranks[at]), at))
 
 
 def _spread_ink(alpha: NDArray[np.uint8]) -> NDArray[np.bool_]:

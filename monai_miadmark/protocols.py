@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from monai_miadmark.budget import SHARED
 from monai_miadmark.options import Preset
 from monai_miadmark.recognition import Recognition
 
@@ -21,6 +22,8 @@ __all__ = [
     "Specialist",
     "recognized",
     "split_contrasts",
+    "together",
+    "upon",
 ]
 
 
@@ -96,6 +99,38 @@ def recognized(marker: Marker, modality: str, images: NDArray[np.float32]) -> Re
     recognize = getattr(marker, "recognize", None)
     found: Recognition | None = None if recognize is None else recognize(modality, images)
     return found
+
+
+def together(perturber: Perturber) -> Perturber:
+    """A perturber that looks for one field for all images that it is given, where this one can do so; else itself."""
+    joint = getattr(perturber, "together", None)
+    found: Perturber = perturber if joint is None else joint()
+    return found
+
+
+def upon(perturber: Perturber, base: NDArray[np.float32]) -> Perturber:
+    """A perturber whose fields are, to the share :data:`SHARED`, one that is given, ``(F, h, w)`` in [-1, 1].
+
+    One that knows how (it has ``upon``) looks for the rest in view of what is given; of others the fields are mixed.
+    """
+    knows = getattr(perturber, "upon", None)
+    found: Perturber = _Mixed(perturber, base) if knows is None else knows(base)
+    return found
+
+
+class _Mixed:
+    """Fields of a perturber mixed with one that is given."""
+
+    def __init__(self, perturber: Perturber, base: NDArray[np.float32]) -> None:
+        self._perturber, self._base = perturber, base
+
+    def perturb(
+        self, images: NDArray[np.float32], clean: NDArray[np.float32], budget: NDArray[np.float32], latent: bytes
+    ) -> NDArray[np.float32]:
+        field = np.asarray(self._perturber.perturb(images, clean, budget, latent))
+        if field.ndim != 4 or field.shape[2:] != self._base.shape[1:]:
+            return field  # the caller says what is wrong with it
+        return np.asarray(SHARED * self._base + (1 - SHARED) * field.clip(-1, 1), np.float32)
 
 
 def split_contrasts(images: NDArray[np.float32]) -> NDArray[np.float32]:

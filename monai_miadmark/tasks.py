@@ -30,6 +30,7 @@ from monai_miadmark.passphrases import salt_of
 from monai_miadmark.protocols import recognized
 from monai_miadmark.recognition import Recognition
 from monai_miadmark.seal import inspect_envelope, open_envelope
+from monai_miadmark.series_files import Series, SeriesPlans
 
 __all__ = [
     "Draft",
@@ -49,7 +50,7 @@ __all__ = [
 ]
 
 
-_NO_FINDINGS: dict[str, Any] = {"changed": None, "modality": None, "effect": None, "warnings": []}
+_NO_FINDINGS: dict[str, Any] = {"changed": None, "modality": None, "effect": None, "warnings": [], "series": None}
 """Facts of what was not marked."""
 
 _Same = TypeVar("_Same", bound="_Opening")
@@ -66,11 +67,13 @@ class Job(NamedTuple):
         source: the file, or object of a store.
         folder: where its result goes, below the output folder as the source is below its own.
         name: of the result, where it may not have the one that it would get by itself.
+        series: that it is one of several files of.
     """
 
     source: Path
     folder: Path
     name: str | None = None
+    series: Series | None = None
 
 
 class Failure(NamedTuple):
@@ -309,6 +312,7 @@ class ProtectTask:
             signer = None if self.signer is None else _loaded_signer(self.signer)
             certificates = [keys.load_certificate(path) for path in self.ps315]
         marker = LazyMarker(self.load)
+        plans = SeriesPlans(marker, self.options, self.series_secret)
 
         def work(job: Job) -> Made:
             try:
@@ -333,6 +337,7 @@ class ProtectTask:
                 measure=True,
                 name=job.name,
                 series_secret=self.series_secret,
+                series=None if job.series is None else plans.plan(job.series),
             )
 
         return work

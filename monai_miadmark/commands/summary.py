@@ -120,6 +120,9 @@ class JobTeller:
         if not self.options.quiet:
             _say_modalities(report)
         _say_warnings(report)
+        if count := len(report.replanned):
+            files_shown = "1 file was" if count == 1 else f"{count} files were"
+            say(f"note: {files_shown} done when the series had other files: logo and field may differ from the rest")
         _say_signatures(report, self.done)
         kinds = {failure.kind for failure in report.failures}
         if "WrongKeyError" in kinds and getattr(self.options, "passphrase", False):

@@ -21,6 +21,7 @@ from monai_miadmark.errors import NotProtectedError, OutOfMemoryError, Unsupport
 from monai_miadmark.gateway.part10 import identity_of_file
 from monai_miadmark.gateway.settings import GatewaySettings
 from monai_miadmark.gateway.spool import Entry, Spool
+from monai_miadmark.series_files import Series, series_key
 from monai_miadmark.tasks import Draft, Failure, Job, Task, UnfitError
 
 __all__ = ["Workers"]
@@ -35,6 +36,9 @@ _DEATHS = 3
 
 _TROUBLES = 10
 """Attempts where the machine is to blame (no space, no memory) before an object is laid aside."""
+
+_PLANS = "series"
+"""Folder of the queue with the plans of series, the last ones that were begun."""
 
 _GLANCE_SECONDS = 0.25
 _UNPROTECTABLE = (UnsupportedImageError.__name__, NotProtectedError.__name__)
@@ -100,7 +104,7 @@ class Workers:
             start = time.monotonic()
             try:
                 self._spool.clear(entry)
-                job = Job(entry.path, entry.results)
+                job = Job(entry.path, entry.results, series=self._series(entry))
                 if worker is None:
                     worker = WorkerProcess(self._task, job, [self._spool.descriptor], False)
                 else:
@@ -122,6 +126,16 @@ class Workers:
             return None
         finally:
             self._spool.unclaim(entry)
+
+    def _series(self, entry: Entry) -> Series | None:
+        """The series of an object; its plan is made from whichever comes first, and lies in the queue for the others.
+
+        Objects come one by one, in any order: nobody knows the series before its last one is there.
+        """
+        told = series_key(entry.path) if self._task.verb == "protect" else None
+        if told is None:
+            return None
+        return Series(f"{self._spool.settings}/{told[0]}", (entry.path,), self._spool.folder / _PLANS)
 
     def _outcome(self, worker: WorkerProcess, deadline: float) -> Outcome | None:
         """What came of it; ``None`` where there is no more time."""
