@@ -8,10 +8,16 @@ import hashlib
 import os
 from pathlib import Path
 
-__all__ = ["DATA_ENV", "class_names", "data_list", "dataset_root"]
+__all__ = ["DATA_ENV", "ENDINGS", "class_names", "data_list", "dataset_root"]
 
 DATA_ENV = "MIADMARK_DATA"
 """Environment variable that names the folder with ``brain_mri``, ``fundus`` and ``skin``."""
+
+ENDINGS = (
+    *(".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".dcm"),
+    *(".nii", ".nii.gz", ".mgh", ".mgz", ".nrrd", ".mha"),
+)
+"""What names of images end in, capitals or not; :class:`monai_miadmark.display_reader.DisplayReader` reads them."""
 
 _TUNE_FRACTION = 0.12
 """Share of ``train`` that is kept for choosing hyper-parameters and checkpoints, never for fitting."""
@@ -57,7 +63,8 @@ def data_list(
     """List the images of a data set as MONAI dictionaries.
 
     Args:
-        dataset: ``brain_mri``, ``fundus`` or ``skin`` (a folder ``NAME/{train,val}/CLASS/*.jpg``).
+        dataset: ``brain_mri``, ``fundus`` or ``skin`` (a folder ``NAME/{train,val}/CLASS/*``, of images
+            that end as :data:`ENDINGS`).
         section: ``fit`` or ``tune`` (two fixed parts of ``train``: weights are fitted on one, choices are made on
             the other) or ``val`` (for reporting only).
         root: folder of the data sets; default :func:`dataset_root`.
@@ -75,7 +82,8 @@ def data_list(
     base = Path(root) if root else dataset_root()
     items: list[dict[str, str | int]] = []
     for label, name in enumerate(class_names(dataset, base)):
-        files = sorted((base / dataset / ("val" if section == "val" else "train") / name).glob("*.jpg"))
+        folder = base / dataset / ("val" if section == "val" else "train") / name
+        files = sorted(f for f in folder.glob("*") if f.name.lower().endswith(ENDINGS) and not f.name.startswith("."))
         if section != "val":
             files = [f for f in files if _is_tune(f.name) == (section == "tune")]
         items += [{"image": str(f), "label": label} for f in files[:limit]]

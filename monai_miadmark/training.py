@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from monai.engines import Trainer
+from monai.engines import SupervisedTrainer, Trainer
 from monai.handlers import CheckpointLoader
+from monai.inferers import Inferer
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,7 +52,7 @@ class _Batch(NamedTuple):
     """Second half: the images of the first half with other latents."""
 
 
-class GeneratorTrainer(Trainer):
+class GeneratorTrainer(SupervisedTrainer):
     """Trains a generator so that its fields mislead ensembles, whatever the latent.
 
     A step sees images of one modality and draws one surrogate of it. Fields get the amplitude with which protection
@@ -87,6 +88,8 @@ class GeneratorTrainer(Trainer):
         seed: of all random draws.
         train_handlers: ignite handlers.
         epoch_length: iterations an epoch; default: the loader's length.
+        postprocessing: of what a step gives, as in MONAI's trainers.
+        inferer: not used: a step asks the generator for more than a prediction. Bundles have to name one.
     """
 
     def __init__(
@@ -113,17 +116,22 @@ class GeneratorTrainer(Trainer):
         train_handlers: Sequence[Any] | None = None,
         epoch_length: int | None = None,
         postprocessing: Callable[..., Any] | None = None,
+        inferer: Inferer | None = None,
     ) -> None:
         super().__init__(
             device=device,
             max_epochs=max_epochs,
-            data_loader=train_data_loader,
+            train_data_loader=train_data_loader,
+            network=generator,
+            optimizer=optimizer,
+            loss_function=expected_margin,
             epoch_length=epoch_length,
+            inferer=inferer,
             postprocessing=postprocessing,
-            handlers=train_handlers,
+            train_handlers=train_handlers,
             decollate=False,
         )
-        self.generator, self.optimizer, self.diversity = generator, optimizer, diversity
+        self.generator, self.diversity = generator, diversity
         self.ensembles = ensembles if isinstance(ensembles, Mapping) else {"": ensembles}
         self.visibility = visibility
         self.removal, self.members_per_step = removal, members_per_step
@@ -149,7 +157,7 @@ class GeneratorTrainer(Trainer):
                 self.data_loader.seek(self.state.iteration)
             super().run()
 
-    def _iteration(self, engine: Trainer, batchdata: dict[str, Any]) -> dict[str, Any]:
+    def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
         """One optimizer step.
 
         Returns:

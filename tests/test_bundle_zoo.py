@@ -22,17 +22,32 @@ import pytest
 import torch
 from bundle_copies import BUNDLE, needs_weights, tiny_bundle
 from image_sets import image_set
-from monai.bundle import ckpt_export, create_workflow, onnx_export, verify_metadata, verify_net_in_out
-from monai.data import load_net_with_metadata
+from monai.bundle import (
+    ConfigWorkflow,
+    ckpt_export,
+    create_workflow,
+    onnx_export,
+    verify_metadata,
+    verify_net_in_out,
+)
+from monai.data import PILReader, load_net_with_metadata
+from monai.engines import SupervisedTrainer
+from monai.fl.client import MonaiAlgo, MonaiAlgoStats
+from monai.fl.utils.constants import ExtraItems
+from monai.fl.utils.exchange_object import ExchangeObject
+from monai.inferers import SimpleInferer
+from monai.transforms import LoadImage
 from PIL import Image
 
+from monai_miadmark.datasets import data_list
+from monai_miadmark.display_reader import DisplayReader
 from monai_miadmark.folder_jobs import FailedFilesError, protect_folders, restore_folders
 from monai_miadmark.generator import PerturbationGenerator, PreviewGenerator
 from monai_miadmark.keys import generate_identity, save_key_pair
 from monai_miadmark.manifest import MANIFEST_NAME
 from monai_miadmark.marker import EnsembleMarker, load_config
 from monai_miadmark.options import PRESETS
-from monai_miadmark.surrogates import load_weights
+from monai_miadmark.surrogates import load_weights, save_weights
 from monai_miadmark.transforms import ProtectWithMIADMark, RemoveMIADMark
 
 SCHEMA_ENV = "MIADMARK_BUNDLE_SCHEMA"
@@ -260,6 +275,115 @@ class TestProtection:
 OWN = ("bone", "lung", "nothing")
 
 
+def mixed_set(folder: Path) -> Path:
+    """Images of several formats, sizes and bit depths, as departments have them."""
+    data = image_set(folder, "mixed", train=22, val=2, classes=("dark", "bright"))
+    for number, path in enumerate(sorted((data / "mixed").rglob("*.jpg"))):
+        values = np.asarray(Image.open(path)).astype(np.int16)
+        if number % 4 == 1:
+            nib.Nifti1Image(np.stack([values.T] * 3, 2) * 7 - 300, np.eye(4)).to_filename(path.with_suffix(".nii.gz"))
+        elif number % 4 == 2:
+            Image.fromarray((values * 200).astype(np.uint16)).save(path.with_suffix(".png"))
+        elif number % 4 == 3:
+            Image.fromarray(np.stack([values.astype(np.uint8)] * 3, 2)).resize((40, 29)).save(path.with_suffix(".TIF"))
+        if number % 4:
+            path.unlink()
+    (data / "mixed" / "train" / "dark" / "notes.txt").write_text("no image")
+    return data
+
+
+def test_images_are_read_as_a_display_shows_them(tmp_path: Path) -> None:
+    data = mixed_set(tmp_path / "data")
+    items = [item for section in ("fit", "tune", "val") for item in data_list("mixed", section, data)]
+    assert {Path(str(item["image"])).suffix for item in items} == {".jpg", ".gz", ".png", ".TIF"} and len(items) == 48
+    read = LoadImage(reader=DisplayReader(), ensure_channel_first=True)
+    for item in items:
+        image = read(item["image"])
+        assert len(image) == (3 if str(item["image"]).endswith(".TIF") else 1)
+        # The brightness is that of its class whatever stored it, and the disk is where it was.
+        assert 70 < float(image.max()) <= 255 and float(image[0, 0, 0]) < 40 and float(image.mean()) > 15
+    gray = next(str(item["image"]) for item in items if str(item["image"]).endswith(".jpg"))
+    as_pillow = LoadImage(reader=PILReader(converter=lambda image: image.convert("RGB")), ensure_channel_first=True)
+    assert torch.equal(LoadImage(reader=DisplayReader("RGB"), ensure_channel_first=True)(gray), as_pillow(gray))
+    (tmp_path / "x.png").write_text("no image")
+    with pytest.raises(RuntimeError, match="cannot find a suitable reader"):
+        read(tmp_path / "x.png")
+
+
+SURROGATE, GENERATOR = (["configs/networks.yaml", f"configs/{name}.yaml"] for name in ("train_surrogate", "train"))
+
+
+class TestFederated:
+    """MONAI's own clients of federated learning take the training configurations as they are."""
+
+    @pytest.fixture(scope="class")
+    def data(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return mixed_set(tmp_path_factory.mktemp("mixed"))
+
+    @pytest.fixture(scope="class")
+    def root(self, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        made = tiny_bundle(tmp_path_factory.mktemp("federated"))
+        for name in ("resnet", "plain", "resnet_robust"):
+            config = load_config(made, dataset="mixed", classes={"mixed": 2})
+            network = config.get_parsed_content(f"networks#{name.removesuffix('_robust')}")
+            save_weights(network, made / "models" / f"mixed_{name}.pt")
+        return made
+
+    def arguments(self, root: Path, data: Path) -> dict[str, Any]:
+        return {
+            "bundle_root": str(root),
+            "dataset_dir": str(data),
+            "dataset": "mixed",
+            "classes": {"mixed": 2},
+            "datasets": ["mixed"],
+            "generator_surrogates": ["resnet", "plain"],
+            "side": 32,
+            "mode": "L",
+            "steps_per_epoch": 2,
+            "images_per_step": 2,
+            "images_per_class": 4,
+            "probe_images": 4,
+            "batch_size": 8,
+            "num_workers": 0,
+            "device": "cpu",
+            "log_dir": str(root / "logs"),
+        }
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("configs", [SURROGATE, GENERATOR], ids=["surrogate", "generator"])
+    def test_a_client_trains(self, configs: list[str], root: Path, data: Path) -> None:
+        given = self.arguments(root, data)
+        algo = MonaiAlgo(
+            bundle_root=str(root),
+            config_train_filename=configs,
+            train_kwargs=given,
+            config_evaluate_filename=None if configs is GENERATOR else configs,
+            eval_kwargs=given,
+        )
+        algo.initialize(extra={ExtraItems.CLIENT_NAME: "clinic", ExtraItems.APP_ROOT: str(root)})
+        assert algo.train_workflow.check_properties() == []
+        assert isinstance(algo.trainer, SupervisedTrainer) and algo.trainer.state.max_epochs == 1
+        before = {name: value.clone() for name, value in algo.trainer.network.state_dict().items()}
+        algo.train(ExchangeObject(weights=dict(before)))
+        gained = algo.get_weights().weights
+        assert gained and any(np.any(np.asarray(value)) for value in gained.values())
+        if configs is SURROGATE:
+            told = algo.evaluate(ExchangeObject(weights=dict(before)))
+            assert 0 <= told.metrics["tune_accuracy"] <= 1
+
+    @pytest.mark.parametrize("configs", [SURROGATE, GENERATOR], ids=["surrogate", "generator"])
+    def test_a_client_tells_of_its_data(self, configs: list[str], root: Path, data: Path) -> None:
+        paths = [str(root / name) for name in configs]
+        workflow = ConfigWorkflow(
+            config_file=paths, workflow_type="train", logging_file=False, **self.arguments(root, data)
+        )
+        stats = MonaiAlgoStats(bundle_root=str(root), workflow=workflow)
+        stats.initialize(extra={ExtraItems.CLIENT_NAME: "clinic", ExtraItems.APP_ROOT: str(root)})
+        assert stats.workflow.dataset_dir == str(data)
+        assert len(stats.workflow.train_dataset_data) >= 8
+        assert isinstance(stats.workflow.train_inferer, SimpleInferer)
+
+
 @pytest.mark.slow
 def test_data_of_ones_own(tmp_path: Path, keys: Path) -> None:
     """Classifiers, then a generator, trained on one's own images and classes, then marks made with them alone."""
@@ -273,9 +397,9 @@ def test_data_of_ones_own(tmp_path: Path, keys: Path) -> None:
         small = {"epochs": 1, "batch_size": 8, "num_workers": 0, "data_dir": str(data)}
         run(root, "train_surrogates", "networks.yaml", "train_surrogate.yaml", architecture=name, **small, **own)
     run(root, "train_surrogates", "networks.yaml", "train_surrogate.yaml", "robust.yaml", **small, **own)
-    steps = {"epochs": 1, "steps_per_epoch": 3, "images_per_step": 2, "probe_images": 4, "log_dir": "logs"}
+    steps = {"epochs": 1, "steps_per_epoch": 3, "images_per_step": 2, "probe_images": 4, "log_dir": "logs", "side": 32}
     theirs = {"datasets": ["xray"], "generator_surrogates": names, "data_dir": str(data)}
-    run(root, "train", "networks.yaml", "train.yaml", **steps, **theirs, **own)
+    run(root, "run", "networks.yaml", "train.yaml", **steps, **theirs, **own)
     made = ("xray_resnet.pt", "xray_plain.pt", "xray_resnet_robust.pt", "model.pt")
     assert {path.name for path in models.iterdir()} == set(made)
     assert (tmp_path / "logs").is_dir() and not list((root / "models").iterdir())
@@ -311,10 +435,12 @@ def test_training_in_two_processes(tmp_path: Path) -> None:
     data = image_set(tmp_path / "data", train=22, val=2)
     before = (root / "models" / "model.pt").read_bytes()
     configs = [str(root / "configs" / name) for name in ("networks.yaml", "train.yaml", "multi_gpu_train.yaml")]
-    note = "$torch.save(dict(weights=@generator.state_dict(), state=@trainer.random.get_state(), seed=@batches.seed), "
+    note = "$torch.save(dict(weights=@generator.state_dict(), state=@train#trainer.random.get_state(), "
+    note += "seed=@batches.seed), "
     command = (
-        "-m torch.distributed.run --standalone --nnodes 1 --nproc_per_node 2 -m monai.bundle run train "
-        f"--bundle_root {root} --data_dir {data} --epochs 1 --steps_per_epoch 3 --images_per_step 2 --probe_images 4"
+        "-m torch.distributed.run --standalone --nnodes 1 --nproc_per_node 2 -m monai.bundle run "
+        f"--bundle_root {root} --dataset_dir {data} --epochs 1 --steps_per_epoch 3 --images_per_step 2 "
+        "--probe_images 4 --side 32"
     ).split()
     more = ["--config_file", str(configs), "--datasets", "['brain_mri']"]
     more += ["--finalize", str([note + "'rank' + str(@rank) + '.pt')", "$dist.destroy_process_group()"])]
