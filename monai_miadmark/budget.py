@@ -74,6 +74,12 @@ class Visibility:
         luminance: weight of the local mean.
         ceiling: largest amplitude anywhere outside the logo, fraction of the display window.
         dark: mean plus deviation below which a place is background and gets nothing.
+        spot: largest change of brightness in a spot of the size of a lesion, fraction of the window
+            (:mod:`monai_miadmark.lookalikes`).
+        masking: how much larger it may be for each unit of what the image itself has of such spots around a place.
+        patch: the same for each channel's distance from the mean of all, that is color, in a patch of such a size.
+        cast: the same for what is broader.
+        logo_tint: both within the logo's footprint.
     """
 
     psnr: float = 29.2
@@ -84,6 +90,11 @@ class Visibility:
     luminance: float = 0.02
     ceiling: float = 20 / 255
     dark: float = 0.035
+    spot: float = 6 / 255
+    masking: float = 0.15
+    patch: float = 8 / 255
+    cast: float = 16 / 255
+    logo_tint: float = 32 / 255
 
 
 def visibility_map(

@@ -17,9 +17,10 @@ from tqdm import tqdm
 from monai_miadmark.budget import SHARED, Visibility
 from monai_miadmark.diversity import BlockShuffle, Diversity, InputDiversity, gaussian_blur
 from monai_miadmark.generator import to_mean_one
+from monai_miadmark.lookalikes import Lookalikes, dither_pattern, dithered
 from monai_miadmark.numerics import own_numerics
 from monai_miadmark.perturbers import GeneratorPerturber, field_channels, random_generator
-from monai_miadmark.soft_likeness import SoftLikeness, away_from_logo
+from monai_miadmark.soft_likeness import SoftLikeness, away_from_logo, fitted_budget
 from monai_miadmark.stacks import as_tensor, batch_size, beside_each_other, three_channels
 from monai_miadmark.surrogates import SurrogateEnsemble, attack_margin, to_square
 
@@ -27,6 +28,12 @@ __all__ = ["GradientPerturber"]
 
 _COARSE_CELLS = 16
 """Cells of the coarse layer along the longer side: eight cells of the fine one each on images of 128."""
+
+_REFIT = 4
+"""Steps after which the amplitude is fitted to the likeness anew."""
+
+_SMALL = 3.5 / 255
+"""Budgets up to which are those of regions and of what is nearly background: these do not grow."""
 
 _FAR = -4.0
 """Sum of the two margins below which a surrogate counts as misled by far: rounding and scaling seldom undo that."""
@@ -39,10 +46,11 @@ class GradientPerturber:
     victims are sensitive to different frequencies. A share of the field is coarse: SSIM takes what changes slowly for
     brightness and hardly counts it, and some victims see little else. Steps go against what the field uses up of the
     likeness as well: what hardly misleads and is seen is given up, and the rest may be stronger. Views are drawn from
-    input diversity (DI-FGSM) or from blocks that change places (BSR), by turns at random. The last third of the steps
-    sees the field as it will be stored, rounded to five levels. The last quarter asks all surrogates about the image as
-    it is: what was found on views of it then holds on the image itself. Those that still see through the mark are then
-    asked some more.
+    input diversity (DI-FGSM) or from blocks that change places (BSR), by turns at random. All steps see the field
+    without what could pass for a finding (:mod:`monai_miadmark.lookalikes`) and about as large as the likeness leaves
+    it, the last third of them rounded to five levels as it will be stored. The last quarter asks all surrogates about
+    the image as it is: what was found on views of it then holds on the image itself. Those that still see through the
+    mark are then asked some more.
 
     Args:
         ensemble: the surrogates.
@@ -75,11 +83,11 @@ class GradientPerturber:
         decay: float = 0.9,
         diversity: Sequence[Diversity] = (InputDiversity(), BlockShuffle()),  # they hold no state
         views: int = 2,
-        mix: tuple[float, float] = (1.0, 1.0),
+        mix: tuple[float, float] = (1.0, 0.5),
         members_per_step: int | None = 2,
         settling: float = 0.25,
         persistence: int = 16,
-        coarse: float = 0.33,
+        coarse: float = 0.2,
         visibility: Visibility | None = None,
         thrift: float = 0.3,
         device: torch.device | str = "cpu",
@@ -151,15 +159,24 @@ class GradientPerturber:
         base = None if self.base is None else as_tensor(self.base, self.device)
         field = _LayeredField(first, self.coarse, self.decay, base)
         # The less of a field is rough, the more of it the likeness leaves: a tenth with the usual share.
-        budget = budget * (1 + 0.3 * self.coarse)
-        likeness = SoftLikeness(clean, away_from_logo(images, clean))
+        budget = planned = budget * (1 + 0.3 * self.coarse)
+        away = away_from_logo(images, clean)
+        likeness = SoftLikeness(clean, away)
+        lookalikes = Lookalikes(clean, 1 - away.to(clean), self.visibility) if self.visibility is not None else None
+        scaled = away & (planned > _SMALL)
+        pattern = torch.from_numpy(dither_pattern(*images.shape[2:])).to(images)
         waiting: list[int] = []
         unsettled = torch.ones(len(images), dtype=torch.bool, device=images.device)
         for step in range(self.steps + self.persistence):
-            levels = whole = field.whole().requires_grad_()
+            whole = field.whole().requires_grad_()
+            if self.visibility is not None and step and step % _REFIT == 0:
+                with torch.no_grad():  # the less the limits leave of a field, the larger it will be shown
+                    kept = _kept(lookalikes, whole, budget)
+                    budget = fitted_budget(likeness, images, kept, planned, scaled, self.visibility)
+            levels = _kept(lookalikes, whole, budget)
             # Straight-through rounding: forward sees the stored levels, backward the smooth field.
             if step >= self.steps * 2 // 3:
-                levels = whole + (torch.round(whole * 2) / 2 - whole).detach()
+                levels = levels + (dithered(levels, pattern) - levels).detach()
             shown = (images + levels * budget).clamp(0, 1)
             marked = three_channels(shown)
             if step >= self.settled:
@@ -184,7 +201,7 @@ class GradientPerturber:
                 unsettled = unsettled.any().expand_as(unsettled)
             rate = self.step_size * (1 - 0.8 * min(step / self.steps, 1.0))
             field.step(rough, gradient, rate * unsettled.to(gradient)[:, None, None, None])
-        return field.whole()
+        return _kept(lookalikes, field.whole(), budget)
 
     def _viewed(self, marked: Tensor, rng: torch.Generator) -> Tensor:
         """Views of marked images ``(B, 3, h, w)``, all of the first draw, then all of the second, as one batch.
@@ -224,6 +241,14 @@ class GradientPerturber:
             gradient += to_mean_one(own) * weights[:, None, None, None]
             largest[asked] = torch.maximum(largest[asked], margins.detach())
         return gradient, largest
+
+
+def _kept(lookalikes: Lookalikes | None, whole: Tensor, budget: Tensor) -> Tensor:
+    """Fractions of the budget that keep to the limits."""
+    if lookalikes is None:
+        return whole
+    limited: Tensor = lookalikes.limited(whole * budget) / budget.clamp_min(1e-6)
+    return limited.clamp(-1, 1) * (budget > 0)
 
 
 class _LayeredField:

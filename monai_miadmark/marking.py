@@ -20,7 +20,8 @@ from monai_miadmark.image import StoredImage
 from monai_miadmark.interpolate import canonical_shape
 from monai_miadmark.locating import find_region
 from monai_miadmark.logo import Logo
-from monai_miadmark.options import ProtectOptions
+from monai_miadmark.lookalikes import Lookalikes, dither_pattern, dithered, shrunk
+from monai_miadmark.options import Preset, ProtectOptions
 from monai_miadmark.placement import Placement, Standing, footprint, place_logo
 from monai_miadmark.protocols import (
     ByContrast,
@@ -56,6 +57,9 @@ __all__ = [
 
 _FEW = 6
 """Slices of a stack, or images of a series, on which the field is found that all have in common."""
+
+_THOROUGH = 8
+"""Rounds in which what could pass for a finding is taken out of a field that is to be stored."""
 
 
 def canonical_display(image: StoredImage) -> NDArray[np.float32]:
@@ -261,18 +265,8 @@ def mark_with(
     fraction = _checked(perturber.perturb(*shown, plan.cells(), latent), clean.shape)
     if plan.gain is not None:  # a block has one scale, also where not all of its cells show
         fraction = fraction * (plan.gain >= LEAST_GAIN)[:, None]
-    budget = fit_to_likeness(
-        clean,
-        plan.appearance,
-        fraction,
-        plan.budget,
-        preset.visibility,
-        plan.region,
-        cap,
-        plan.logo,
-        quick=not preset.search,
-    )
-    field = quantize(np.ascontiguousarray(np.moveaxis(fraction, 1, 3)), _capped_scales(budget, plan.touched, cap))
+    levels, scales = _fitted(plan, fraction, preset, cap, image.contrasts)
+    field = quantize(np.ascontiguousarray(np.moveaxis(levels, 1, 3)), scales)
     if image.inverted:  # bright is small here: what the networks add, the stored values lose
         field = Field(-field.levels, field.scales)
     return _in_stored_units(image, field, plan.placed.logo, plan.mask)
@@ -292,6 +286,31 @@ def shared_field(perturber: Perturber, plan: MarkPlan, latent: bytes) -> NDArray
     # The mean of fields that differ is weak: as strong as they are, it can bear a share of the budget.
     strength = float(np.abs(found).mean()) / max(float(np.abs(base).mean()), 1e-6)
     return np.asarray(np.clip(base * np.float32(strength), -1, 1), np.float32)
+
+
+def _fitted(
+    plan: MarkPlan, fraction: NDArray[np.float32], preset: Preset, cap: float, contrasts: bool
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """A field rounded to levels, and scales with which it keeps to the likeness and to :class:`Lookalikes`."""
+    lookalikes = Lookalikes(plan.clean, plan.logo[:, None].astype(np.float32), preset.visibility, contrasts)
+    size, scales = plan.clean.shape[2:], plan.scales
+    for _ in range(2):  # what is limited leaves room for more of the rest, of which some has to be limited again
+        cells = cell_budget(scales, *size)
+        kept = lookalikes.limited(fraction * cells, _THOROUGH) / np.maximum(cells, np.float32(1e-6))
+        levels = np.asarray(dithered(np.clip(kept, -1, 1), dither_pattern(*size)), np.float32)
+        budget = fit_to_likeness(
+            plan.clean,
+            plan.appearance,
+            levels,
+            plan.budget,
+            preset.visibility,
+            plan.region,
+            cap,
+            plan.logo,
+            quick=not preset.search,
+        )
+        scales = _capped_scales(budget, plan.touched, cap)
+    return levels, shrunk(lookalikes, levels, scales)
 
 
 def _checked(fraction: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:

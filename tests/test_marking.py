@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -250,7 +251,10 @@ class TestColorFields:
     @pytest.mark.parametrize("inverted", [False, True])
     def test_come_back_as_they_were_given(self, dtype: str, inverted: bool) -> None:
         image = stored(dtype=dtype, channels=3, inverted=inverted)
-        mark = make_mark(image, ProtectOptions(region="none"), Gives(colors), LATENT)
+        # Limits on color would change a field (tests/test_lookalikes.py).
+        unlimited = replace(PRESETS["standard"].visibility, spot=1, patch=1, cast=1, logo_tint=1)
+        options = ProtectOptions(replace(PRESETS["standard"], visibility=unlimited), region="none")
+        mark = make_mark(image, options, Gives(colors), LATENT)
         assert mark.field is not None and mark.field.shape == (1, 64, 48, 3)
         given = np.moveaxis(2 * colors(np.zeros((1, 1, 64, 48), np.float32)), 1, 3) * (-1 if inverted else 1)
         active = mark.field.active()

@@ -196,11 +196,12 @@ class TestThrift:
         (lavish, before), (thrifty, after) = (self.used(thrift) for thrift in (0.0, 0.3))
         assert thrifty < 0.9 * lavish and after > before
 
-    def test_without_a_likeness_there_is_none(self) -> None:
+    def test_a_weight_of_zero_is_none(self) -> None:
         given = pictures(), pictures(), flat_budget()
-        plain = by_gradient().perturb(*given, LATENT)
+        plain = by_gradient(visibility=self.MODEL, thrift=0.0).perturb(*given, LATENT)
         assert np.array_equal(plain, by_gradient(visibility=self.MODEL, thrift=0.0).perturb(*given, LATENT))
         assert not np.array_equal(plain, by_gradient(visibility=self.MODEL).perturb(*given, LATENT))
+        assert not np.array_equal(plain, by_gradient().perturb(*given, LATENT))  # no limits, no fitted amplitude
 
     def test_under_the_logo_nothing_is_seen(self) -> None:
         clean = torch.from_numpy(pictures(1, 40, 36))
