@@ -18,6 +18,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 import monai_miadmark
 from monai_miadmark.apps.label import bearer
 from monai_miadmark.apps.label.datastore import ProtectedDatastore
+from monai_miadmark.apps.label.existing import APP_ENV, tasks_of_existing_app
 from monai_miadmark.apps.label.guard import remove_after_request
 from monai_miadmark.apps.label.infers import ProtectImage, RemoveMark
 from monai_miadmark.apps.label.key_folder import KeyFolder
@@ -66,8 +67,11 @@ class LabelApp(MONAILabelApp):
         return ProtectedDatastore(self.studies, self.vault, settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD)
 
     def init_infers(self) -> dict[str, InferTask]:
-        """The two tasks."""
-        return {"protect": ProtectImage(self.vault), "remove_mark": RemoveMark(self.vault)}
+        """The two tasks, and those of the app that the environment names."""
+        own: dict[str, InferTask] = {"protect": ProtectImage(self.vault), "remove_mark": RemoveMark(self.vault)}
+        if folder := os.environ.get(APP_ENV):
+            own |= tasks_of_existing_app(folder, self, self.conf, self.vault)
+        return own
 
     def infer(self, request: dict[str, Any], datastore: object = None) -> dict[str, Any]:
         """Run a task on a stored image, or on an upload in the private folder for temporary files.

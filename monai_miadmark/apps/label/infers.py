@@ -21,7 +21,7 @@ from monai_miadmark.apps.label.vault import CHOICES, Vault, chosen_options, sour
 from monai_miadmark.options import PRESETS
 from monai_miadmark.pipeline import RestoredBytes
 
-__all__ = ["ProtectImage", "RemoveMark", "restore_for_caller"]
+__all__ = ["ProtectImage", "RemoveMark", "restore_for_caller", "written"]
 
 _Result = tuple[str, dict[str, Any]]
 
@@ -54,7 +54,7 @@ class ProtectImage(InferTask):
             given = {name: request[name] for name in CHOICES if name in request}
             options = chosen_options(self._vault.options, given)
             protected = self._vault.protect(data, f"image{source_extension(data, 'the image')}", options)
-        return _written(protected.data), {"protected": True, "label_names": {}}
+        return written(protected.data), {"protected": True, "label_names": {}}
 
 
 class RemoveMark(InferTask):
@@ -75,7 +75,7 @@ class RemoveMark(InferTask):
         """Restore ``request["image"]``; raises HTTPException 400, 403 or 409."""
         asked = request.get("key_id")
         restored = restore_for_caller(self._vault, Path(request["image"]), request.get("image_id"), asked)
-        return _written(restored.data), {"restored": True, "label_names": {}}
+        return written(restored.data), {"restored": True, "label_names": {}}
 
 
 def restore_for_caller(vault: Vault, path: Path, image_id: str | None, key_id: object = None) -> RestoredBytes:
@@ -103,7 +103,7 @@ def restore_for_caller(vault: Vault, path: Path, image_id: str | None, key_id: o
     return restored
 
 
-def _written(data: bytes) -> str:
+def written(data: bytes) -> str:
     """Path of a file that is gone when the answer has been sent."""
     descriptor, name = tempfile.mkstemp(suffix=source_extension(data, "the result"))
     remove_after_request(Path(name))
