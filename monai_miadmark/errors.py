@@ -13,6 +13,7 @@ __all__ = [
     "SidecarsDifferError",
     "SignatureError",
     "TamperedError",
+    "TooLargeError",
     "UnsupportedImageError",
     "WrongKeyError",
     "check_memory",
@@ -32,6 +33,10 @@ class UnsupportedImageError(MIADMarkError):
 
 class LabelMapError(UnsupportedImageError):
     """The file holds labels (a segmentation or a mask), not an image; nothing was written."""
+
+
+class TooLargeError(UnsupportedImageError):
+    """The image takes more memory when decoded than is allowed here, or than a file of its size should."""
 
 
 class OutOfMemoryError(MIADMarkError):

@@ -47,6 +47,8 @@ HINTS = {
     "LabelMapError": "--label-maps skip leaves segmentations and masks out, --label-maps copy copies them unprotected",
     "NoEffectError": "without --expect-effect they are protected all the same, with a warning",
     "NotProtectedError": "where the record was stripped, --sidecars DIR finds the one that was kept beside the file",
+    "OutOfMemoryError": "nothing is said of the file: give it a machine, or fewer --jobs, with more memory",
+    "TooLargeError": "MIADMARK_MEMORY_LIMIT (MiB) is the limit, where one is set (docs/limits.md)",
     "SignatureError": "miadmark inspect FILE shows who signed; ask the custodian for the right public key",
     "TamperedError": "get the file anew from whoever protected it; miadmark verify FILE says what does not fit",
     "UnsupportedImageError": "docs/formats-dicom.md and formats-other.md say what can be done; see miadmark doctor; "

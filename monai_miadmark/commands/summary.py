@@ -35,7 +35,7 @@ _SIGNATURE_WARNINGS = {
 _MAX_WARNINGS = 20
 """Warnings about single files that are said aloud."""
 
-_UNSUPPORTED = ("UnsupportedImageError", "LabelMapError")
+_UNSUPPORTED = ("UnsupportedImageError", "LabelMapError", "TooLargeError")
 
 
 def skipped_kinds(options: Namespace) -> frozenset[str]:

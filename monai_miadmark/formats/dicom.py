@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from monai_miadmark.errors import LabelMapError, MIADMarkError, TamperedError, UnsupportedImageError, check_memory
+from monai_miadmark.errors import (
+    LabelMapError,
+    MIADMarkError,
+    TamperedError,
+    TooLargeError,
+    UnsupportedImageError,
+    check_memory,
+)
 from monai_miadmark.formats.base import (
     FoundRecord,
     OpenedSource,
@@ -372,7 +379,7 @@ class DicomCarrier:
             values = _samples(source).values
             return ProtectedFile(values, unpack_block(found[0]) if found else None, marked)
         except UnsupportedImageError as error:
-            if not marked:
+            if not marked or isinstance(error, TooLargeError):
                 raise
             raise TamperedError(f"the protected file was changed: {error}") from error
         except MIADMarkError:

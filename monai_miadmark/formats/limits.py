@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from monai_miadmark.errors import UnsupportedImageError
+from monai_miadmark.errors import TooLargeError
 
 __all__ = ["SERVER_MIB", "VARIABLE", "check_decoded", "lower_limit", "most_decoded", "serve_within_limit"]
 
@@ -51,12 +51,10 @@ def check_decoded(size: int, stored: int) -> None:
         stored: bytes that they take in the file.
 
     Raises:
-        UnsupportedImageError: more than the limit, or than 256 MiB and 128 times what is stored.
+        TooLargeError: more than the limit, or than 256 MiB and 128 times what is stored.
     """
     most = most_decoded()
     if size > most:
-        raise UnsupportedImageError(
-            f"the image takes {size} bytes when decoded, more than the limit of {most} ({VARIABLE})"
-        )
+        raise TooLargeError(f"the image takes {size} bytes when decoded, more than the limit of {most} ({VARIABLE})")
     if size > _FREE + _RATIO * stored:
-        raise UnsupportedImageError(f"the image takes {size} bytes when decoded, too many for the {stored} in the file")
+        raise TooLargeError(f"the image takes {size} bytes when decoded, too many for the {stored} in the file")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_miadmark.errors import TamperedError, UnsupportedImageError, check_memory
+from monai_miadmark.errors import TamperedError, TooLargeError, UnsupportedImageError, check_memory
 from monai_miadmark.formats.base import (
     BLOCK_MAGIC,
     FoundRecord,
@@ -250,7 +250,7 @@ class NiftiCarrier:
         try:
             return ProtectedFile(narrowed(values), found.envelope, found.marked)
         except UnsupportedImageError as error:
-            if not found.marked:
+            if not found.marked or isinstance(error, TooLargeError):
                 raise
             raise TamperedError(f"the protected file was changed: {error}") from error
 

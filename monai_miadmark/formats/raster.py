@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from monai_miadmark.errors import MIADMarkError, TamperedError, UnsupportedImageError, check_memory
+from monai_miadmark.errors import MIADMarkError, TamperedError, TooLargeError, UnsupportedImageError, check_memory
 from monai_miadmark.formats.base import (
     FoundRecord,
     OpenedSource,
@@ -157,7 +157,7 @@ class PngCarrier:
         try:
             return ProtectedFile(decode_pixels(chunks).values, found.envelope, found.marked)
         except UnsupportedImageError as error:
-            if not found.marked:
+            if not found.marked or isinstance(error, TooLargeError):
                 raise
             raise TamperedError(f"the protected file was converted: {error}") from error
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monai_miadmark.errors import TamperedError, UnsupportedImageError, check_memory
+from monai_miadmark.errors import TamperedError, TooLargeError, UnsupportedImageError, check_memory
 from monai_miadmark.formats.base import (
     MAX_FILE_BYTES,
     FoundRecord,
@@ -166,7 +166,7 @@ class VolumeCarrier(abc.ABC):
         try:
             return ProtectedFile(narrowed(volume.layout.decode(volume.samples)), envelope, marked)
         except UnsupportedImageError as error:
-            if not marked:
+            if not marked or isinstance(error, TooLargeError):
                 raise
             raise TamperedError(f"the protected file was changed: {error}") from error
 

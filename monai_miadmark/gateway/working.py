@@ -17,7 +17,13 @@ from collections.abc import Callable
 from multiprocessing import connection
 
 from monai_miadmark.engines import PROCESS_DIED, Outcome, WorkerProcess
-from monai_miadmark.errors import NotProtectedError, OutOfMemoryError, UnsupportedImageError
+from monai_miadmark.errors import (
+    LabelMapError,
+    NotProtectedError,
+    OutOfMemoryError,
+    TooLargeError,
+    UnsupportedImageError,
+)
 from monai_miadmark.gateway.part10 import identity_of_file
 from monai_miadmark.gateway.settings import GatewaySettings
 from monai_miadmark.gateway.spool import Entry, Spool
@@ -41,7 +47,9 @@ _PLANS = "series"
 """Folder of the queue with the plans of series, the last ones that were begun."""
 
 _GLANCE_SECONDS = 0.25
-_UNPROTECTABLE = (UnsupportedImageError.__name__, NotProtectedError.__name__)
+_UNPROTECTABLE = tuple(
+    kind.__name__ for kind in (UnsupportedImageError, LabelMapError, TooLargeError, NotProtectedError)
+)
 
 
 class Workers:
