@@ -121,7 +121,7 @@ def _skin_lesion(planes: NDArray[np.float64]) -> Lesion:
     beyond = skin & ~ndimage.binary_dilation(lesion, iterations=4)
     if not lesion.any() or beyond.sum() < 0.02 * skin.size:
         return nothing
-    separation = _separation(distance, lesion, beyond)
+    separation = _apart_from(distance, lesion, beyond)
     return Lesion(_grown(lesion, max(1, round(side / 32))), float(np.clip(0.5 * (separation - 2.2), 0, 1)))
 
 
@@ -205,7 +205,7 @@ def _otsu(values: NDArray[np.float64]) -> float:
     return float(centers[np.where(inside, between, -1.0).argmax()])
 
 
-def _separation(values: NDArray[np.float64], mask: NDArray[np.bool_], around: NDArray[np.bool_]) -> float:
+def _apart_from(values: NDArray[np.float64], mask: NDArray[np.bool_], around: NDArray[np.bool_]) -> float:
     """Difference of the means of two places in units of their mean standard deviation."""
     inside, outside = values[mask], values[around]
     return float(inside.mean() - outside.mean()) / (0.5 * float(inside.std() + outside.std()) + 1e-6)
