@@ -312,7 +312,8 @@ def _add_drawing(parser: argparse._ActionsContainer) -> None:
         "--region-budget",
         type=number,
         metavar="F",
-        help="largest change inside the region, a fraction of the display window (default: 0 with a mask, else 3/255)",
+        help="largest change inside the region, a fraction of the display window (default: 0 with a mask; else 3/255,"
+        " up to 10/255 in regions of a quarter of the image)",
     )
 
 

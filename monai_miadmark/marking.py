@@ -102,6 +102,7 @@ class MarkPlan:
         region: ``(N, h, w)`` bool, the part that a reader needs most.
         touched: ``(N, h, w)`` bool, cells whose amplitude reaches the region: in images of another size than the
             grid's, interpolation spreads a cell over its neighbors.
+        cap: largest amplitude there, fraction of the window.
         placed: the logo, and the image with it as a display shows it once it is stored.
         appearance: the same image, and what a display shows of a field on it.
         gain: ``(N, h, w)``, share of a usual amplitude that it shows; ``None``: all.
@@ -115,6 +116,7 @@ class MarkPlan:
     mask: NDArray[np.bool_] | None
     region: NDArray[np.bool_]
     touched: NDArray[np.bool_]
+    cap: float
     placed: Placement
     appearance: Appearance
     gain: NDArray[np.float32] | None
@@ -171,13 +173,14 @@ def plan_mark(
     placed = place_logo(image, options, critic, clean, region, found.unsure | unsure, standing)
     placed, inked = _stored_logo(image, placed, mask)
     seen = appearance_of(inked, placed.images, max(preset.visibility.ceiling, preset.footprint))
-    cap, logo = options.effective_region_budget, placed.footprint & ~region
+    cap = options.region_limit(float(region.mean(axis=(1, 2)).max()))
+    logo = placed.footprint & ~region
     gain = seen.gain(preset.visibility.ceiling / 2)
     budget = likeness_budget(clean, preset.visibility, region, cap, logo, quick=not preset.search, gain=gain)
     np.maximum(budget, preset.footprint, out=budget, where=logo if gain is None else logo & (gain >= LEAST_GAIN))
     touched = grow(region, 1) if region.shape[1:] != (height, width) else region
     scales = _capped_scales(budget, touched, cap)
-    return MarkPlan(clean, mask, region, touched, placed, seen, gain, logo, budget, scales, found)
+    return MarkPlan(clean, mask, region, touched, cap, placed, seen, gain, logo, budget, scales, found)
 
 
 def _stored_logo(
@@ -252,7 +255,7 @@ def mark_with(
         unsure: what the image shows is not known; see :func:`plan_mark`.
         shared: what it has in common with other images of its series. The slices of a stack are a series of their own.
     """
-    preset, cap = options.strength, options.effective_region_budget
+    preset = options.strength
     standing = None if shared is None else shared.standing
     plan = plan_mark(image, options, specialist.critic, clean, unsure, standing)
     perturber = specialist.perturber(preset)
@@ -265,7 +268,7 @@ def mark_with(
     fraction = _checked(perturber.perturb(*shown, plan.cells(), latent), clean.shape)
     if plan.gain is not None:  # a block has one scale, also where not all of its cells show
         fraction = fraction * (plan.gain >= LEAST_GAIN)[:, None]
-    levels, scales = _fitted(plan, fraction, preset, cap, image.contrasts)
+    levels, scales = _fitted(plan, fraction, preset, image.contrasts)
     field = quantize(np.ascontiguousarray(np.moveaxis(levels, 1, 3)), scales)
     if image.inverted:  # bright is small here: what the networks add, the stored values lose
         field = Field(-field.levels, field.scales)
@@ -289,7 +292,7 @@ def shared_field(perturber: Perturber, plan: MarkPlan, latent: bytes) -> NDArray
 
 
 def _fitted(
-    plan: MarkPlan, fraction: NDArray[np.float32], preset: Preset, cap: float, contrasts: bool
+    plan: MarkPlan, fraction: NDArray[np.float32], preset: Preset, contrasts: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """A field rounded to levels, and scales with which it keeps to the likeness and to :class:`Lookalikes`."""
     lookalikes = Lookalikes(plan.clean, plan.logo[:, None].astype(np.float32), preset.visibility, contrasts)
@@ -305,11 +308,11 @@ def _fitted(
             plan.budget,
             preset.visibility,
             plan.region,
-            cap,
+            plan.cap,
             plan.logo,
             quick=not preset.search,
         )
-        scales = _capped_scales(budget, plan.touched, cap)
+        scales = _capped_scales(budget, plan.touched, plan.cap)
     return levels, shrunk(lookalikes, levels, scales)
 
 

@@ -53,6 +53,9 @@ PRESETS: dict[str, Preset] = {
 Their measured quality and effect stand in ``docs/results.md``.
 """
 
+_REGION_AREAS, _REGION_BUDGETS = (0.1, 0.25), (3 / 255, 10 / 255)
+"""Share of the image that a region covers, and how much may change inside it by default; in between in proportion."""
+
 
 @dataclass(frozen=True)
 class ProtectOptions:
@@ -68,7 +71,8 @@ class ProtectOptions:
         region: ``auto`` (the lesion as far as it is found, else what is salient, with a small budget), ``none``, or a
             bool mask ``(H, W)`` or ``(N, H, W)`` of stored samples.
         region_budget: largest amplitude inside the region, fraction of the display window in [0, 1]. ``None`` means 0
-            (bit-identical) for a mask and 3/255 for ``auto``. With 0 the region is bit-identical in both cases.
+            (bit-identical) for a mask; for ``auto`` 3/255 in regions of up to a tenth of the image, up to 10/255 in
+            those of a quarter and more (:meth:`region_limit`). With 0 the region is bit-identical in both cases.
         allow_label_maps: protect segmentations and masks too, which are refused by default: a mark changes labels into
             numbers that mean nothing.
         modality: which diagnostic models the mark is made against, by the marker's name for them, e.g. ``brain_mri``,
@@ -111,7 +115,20 @@ class ProtectOptions:
 
     @property
     def effective_region_budget(self) -> float:
-        """The region's amplitude limit with the default filled in."""
+        """The region's amplitude limit with the default for a small region filled in; see :meth:`region_limit`."""
         if self.region_budget is not None:
             return self.region_budget
-        return 3 / 255 if isinstance(self.region, str) else 0.0
+        return _REGION_BUDGETS[0] if isinstance(self.region, str) else 0.0
+
+    def region_limit(self, area: float) -> float:
+        """Largest amplitude inside a region, fraction of the display window.
+
+        Where the region is found and no budget is given, it grows with the region: a lesion that fills a quarter of the
+        image holds a quarter of what models read, and leaving it as good as untouched would leave them their answer.
+
+        Args:
+            area: largest share of a slice that the region covers, 0 to 1.
+        """
+        if self.region_budget is not None or not isinstance(self.region, str):
+            return self.effective_region_budget
+        return float(np.interp(area, _REGION_AREAS, _REGION_BUDGETS))

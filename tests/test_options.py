@@ -91,3 +91,10 @@ def test_a_preset_of_ones_own() -> None:
 def test_modality_goes_by_the_image_unless_it_is_named() -> None:
     assert ProtectOptions().modality == "auto"
     assert ProtectOptions(modality="fundus").modality == "fundus"
+
+
+def test_the_limit_of_a_region_grows_with_its_area() -> None:
+    limits = [ProtectOptions().region_limit(area) for area in (0.0, 0.08, 0.1, 0.175, 0.25, 0.9)]
+    np.testing.assert_allclose(np.array(limits) * 255, [3, 3, 3, 6.5, 10, 10])
+    assert ProtectOptions(region_budget=0.01).region_limit(0.9) == 0.01
+    assert ProtectOptions(region=np.ones((2, 2), bool)).region_limit(1.0) == 0
