@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from typing import Any
 
 from pydicom.dataelem import DataElement
@@ -12,6 +13,7 @@ from pydicom.dataset import Dataset
 
 from monai_miadmark.errors import UnsupportedImageError, check_memory
 from monai_miadmark.formats.copies import clean_profile
+from monai_miadmark.formats.dicom_vrs import MAX_NESTING
 
 __all__ = ["drop_copies"]
 
@@ -36,6 +38,10 @@ _SIGNS = tuple(
 )
 
 
+class _TooDeepError(Exception):
+    """Sequences nested deeper than what is written again."""
+
+
 def drop_copies(data_set: Dataset, size: int) -> None:
     """Leave out, in place and in items of sequences, what may hold a copy of the image.
 
@@ -46,7 +52,8 @@ def drop_copies(data_set: Dataset, size: int) -> None:
         data_set: of the protected object, with its own pixel data, without its record.
         size: private elements of so many bytes are left out.
     """
-    _drop(data_set, size, 0)
+    with suppress(_TooDeepError):  # refused before it is written
+        _drop(data_set, size, 0)
 
 
 def _drop(data_set: Dataset, size: int, depth: int) -> None:
@@ -66,7 +73,8 @@ def _drop(data_set: Dataset, size: int, depth: int) -> None:
 
 def _drop_inside(data_set: Dataset, tag: int, size: int, depth: int) -> None:
     """Items of a sequence; one that was not parsed is, if it may hold something."""
-    raw = getattr(data_set.get_item(tag), "value", None)
+    held = data_set.get_item(tag)
+    raw = getattr(held, "value", None)
     large = tag >> 16 & 1 and _length(raw) >= size
     if isinstance(raw, bytes) and not large and not any(sign in raw for sign in _SIGNS):
         return
@@ -76,9 +84,17 @@ def _drop_inside(data_set: Dataset, tag: int, size: int, depth: int) -> None:
         check_memory(error)
         del data_set[tag]
         return
-    if data_set[tag].VR == "SQ" and depth < 32:
+    if data_set[tag].VR != "SQ":
+        return
+    if depth >= MAX_NESTING:
+        raise _TooDeepError
+    try:
         for item in items:
             _drop(item, size, depth + 1)
+    except _TooDeepError:
+        if depth or not isinstance(raw, bytes):
+            raise
+        data_set[tag] = held  # as bytes again, which are copied whatever they are
 
 
 def _clean_profile(data_set: Dataset) -> None:
