@@ -36,7 +36,7 @@ def _watched(call: Callable[..., Any]) -> Callable[..., Any]:
     """``SaveImage.__call__`` with an eye on the meta data."""
 
     @functools.wraps(call)
-    def watched(self: SaveImage, img: Any, meta_data: dict | None = None) -> Any:
+    def watched(self: SaveImage, img: Any, meta_data: dict | None = None, *args: Any, **kwargs: Any) -> Any:
         meta = img.meta if isinstance(img, MetaTensor) else meta_data or {}
         keeps = all(isinstance(writer, type) and issubclass(writer, MIADMarkWriter) for writer in self.writers)
         if RECORD_KEY in meta and not keeps:
@@ -46,6 +46,6 @@ def _watched(call: Callable[..., Any]) -> Callable[..., Any]:
                 LostRecordWarning,
                 stacklevel=2,
             )
-        return call(self, img, meta_data)
+        return call(self, img, meta_data, *args, **kwargs)
 
     return watched
