@@ -9,6 +9,7 @@ from typing import Any
 
 from monai_miadmark.opinions import Opinion
 from monai_miadmark.recognition import Recognition
+from monai_miadmark.region import Region
 
 __all__ = ["KEPT_TO_BE_NAMED", "Findings"]
 
@@ -30,12 +31,14 @@ class Findings:
         opinion: what the ensemble makes of the image before and after; ``None`` where there is none that can be asked.
         changed: samples that the mark changed.
         series: name of the plan that it shares with others of its series; empty where there is none.
+        region: what was spared, and how sure it is; ``None`` where nothing was marked.
     """
 
     recognition: Recognition | None
     opinion: Opinion | None
     changed: int
     series: str = ""
+    region: Region | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -58,9 +61,16 @@ class Findings:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """For a manifest: ``changed``, ``modality``, ``effect`` (``None`` where nothing is known), ``warnings``."""
+        """For a manifest; ``None`` where nothing is known."""
         found, told = self.recognition, self.opinion
-        modality = effect = None
+        modality = effect = region = None
+        if self.region is not None:
+            region = {
+                "basis": sorted(set(self.region.basis)),
+                "sure": round(float(self.region.sure.min()), 3),
+                "slices": len(self.region.cells),
+                "unsure_slices": int(self.region.unsure.sum()),
+            }
         if found is not None:
             modality = {
                 "name": found.modality,
@@ -74,6 +84,7 @@ class Findings:
         return {
             "changed": self.changed,
             "modality": modality,
+            "region": region,
             "effect": effect,
             "warnings": list(self.warnings),
             "series": self.series or None,

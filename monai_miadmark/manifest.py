@@ -62,7 +62,10 @@ _LINES_AT_ONCE = 2
 _MAX_INTENTS = 8
 """As many intents of one source are remembered: more than a file is tried, in more than one run."""
 
-_FACTS = ("recipients", "signer", "signature", "quality", "changed", "modality", "effect", "warnings", "series")
+_FACTS = (
+    *("recipients", "signer", "signature", "quality"),
+    *("changed", "modality", "region", "effect", "warnings", "series"),
+)
 """What an intent tells beside digests and sizes."""
 
 _OPENING = b'{"schema"'

@@ -232,7 +232,7 @@ def make_mark(image: StoredImage, options: ProtectOptions, marker: Marker, laten
             field.
     """
     clean = canonical_display(image)
-    return mark_with(specialist_for(image, options.modality, marker, clean), image, options, latent, clean)
+    return mark_with(specialist_for(image, options.modality, marker, clean), image, options, latent, clean)[0]
 
 
 def mark_with(
@@ -243,7 +243,7 @@ def mark_with(
     clean: NDArray[np.float32],
     unsure: bool = False,
     shared: SharedMark | None = None,
-) -> ImageMark:
+) -> tuple[ImageMark, Region]:
     """As :func:`make_mark`, with the networks of a modality that is known.
 
     Args:
@@ -254,6 +254,9 @@ def mark_with(
         clean: :func:`canonical_display` of the image.
         unsure: what the image shows is not known; see :func:`plan_mark`.
         shared: what it has in common with other images of its series. The slices of a stack are a series of their own.
+
+    Returns:
+        The mark, and the region that it spares.
     """
     preset = options.strength
     standing = None if shared is None else shared.standing
@@ -272,7 +275,7 @@ def mark_with(
     field = quantize(np.ascontiguousarray(np.moveaxis(levels, 1, 3)), scales)
     if image.inverted:  # bright is small here: what the networks add, the stored values lose
         field = Field(-field.levels, field.scales)
-    return _in_stored_units(image, field, plan.placed.logo, plan.mask)
+    return _in_stored_units(image, field, plan.placed.logo, plan.mask), plan.found
 
 
 def shared_field(perturber: Perturber, plan: MarkPlan, latent: bytes) -> NDArray[np.float32]:

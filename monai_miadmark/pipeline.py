@@ -452,10 +452,11 @@ def _protect(
     specialist = specialist_for(image, modality, marker, clean)
     doubtful = recognition is not None and recognition.known is False
     shared = None if series is None else series.shared
-    mark = mark_with(specialist, image, options, latent, clean, doubtful, shared)
+    mark, region = mark_with(specialist, image, options, latent, clean, doubtful, shared)
     values = apply_mark(image, mark)
     opinion = opinion_of_mark(specialist, image, values)
-    findings = Findings(recognition, opinion, _changed_samples(image.values, values), series.name if series else "")
+    changed, plan = _changed_samples(image.values, values), series.name if series else ""
+    findings = Findings(recognition, opinion, changed, plan, region)
     if options.expect_effect:
         _demand(findings)
     record = RecoveryRecord.build(image, mark, values, shell, original_file)

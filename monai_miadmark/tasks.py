@@ -50,7 +50,14 @@ __all__ = [
 ]
 
 
-_NO_FINDINGS: dict[str, Any] = {"changed": None, "modality": None, "effect": None, "warnings": [], "series": None}
+_NO_FINDINGS: dict[str, Any] = {
+    "changed": None,
+    "modality": None,
+    "region": None,
+    "effect": None,
+    "warnings": [],
+    "series": None,
+}
 """Facts of what was not marked."""
 
 _Same = TypeVar("_Same", bound="_Opening")

@@ -216,6 +216,22 @@ class TestCommandLine:
         assert f"warning: {source / '0.png'}: unknown modality" in told.err and "--modality" in told.err
         files = json.loads(told.out)["files"]
         assert [file["modality"]["known"] for file in files] == [False, False] and files[0]["warnings"]
+        assert "region: 2 unsure; where it is unsure the logo keeps to the border (--region MASK" in told.err
+        assert files[0]["region"]["unsure_slices"] == files[0]["region"]["slices"] == 1
+
+    def test_says_what_the_region_rests_on(
+        self, source: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.use(monkeypatch, 0.93)
+        assert self.run(source, keys, "--region", "none", "--json") == 0
+        told = capsys.readouterr()
+        assert "region:" not in told.err
+        assert json.loads(told.out)["files"][0]["region"] == {
+            "basis": ["none"],
+            "sure": 1.0,
+            "slices": 1,
+            "unsure_slices": 0,
+        }
 
     def test_is_an_error_on_demand(
         self, source: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

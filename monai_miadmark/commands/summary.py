@@ -119,6 +119,7 @@ class JobTeller:
             say(f"warning: {lines} of the manifest count for nothing: not written by you, or changed")
         if not self.options.quiet:
             _say_modalities(report)
+            _say_regions(report)
         _say_warnings(report)
         if count := len(report.replanned):
             files_shown = "1 file was" if count == 1 else f"{count} files were"
@@ -196,6 +197,18 @@ def _say_modalities(report: Report) -> None:
     if counts:
         told = [f"{count} {text}{_confidence(sure[text])}" for text, count in counts.most_common()]
         say(f"modality: {'; '.join(told)}")
+
+
+def _say_regions(report: Report) -> None:
+    """Say what the images' regions rest on, and where the lesion may lie elsewhere."""
+    counts: Counter[str] = Counter()
+    for facts in report.facts.values():
+        if (found := facts.get("region")) is not None:
+            counts["unsure" if found["unsure_slices"] else " and ".join(found["basis"])] += 1
+    if counts.keys() - {"mask", "none"}:
+        told = ", ".join(f"{count} {text}" for text, count in counts.most_common())
+        hint = "; where it is unsure the logo keeps to the border (--region MASK says where a lesion is)"
+        say(f"region: {told}{hint if counts['unsure'] else ''}")
 
 
 def _confidence(sure: list[float]) -> str:
