@@ -137,8 +137,8 @@ def free_port() -> int:
         return port
 
 
-def start(folder: Path, realm: Realm | None, wait: bool = True, **environment: str) -> Server:
-    """Start a server with everything below ``folder``."""
+def start(folder: Path, realm: Realm | None, wait: bool = True, studies: str = "", **environment: str) -> Server:
+    """Start a server with everything below ``folder``; ``studies`` is the address of those that lie elsewhere."""
     import requests
 
     for name in ("app", "studies", "temp", "home"):
@@ -163,7 +163,7 @@ def start(folder: Path, realm: Realm | None, wait: bool = True, **environment: s
         variables |= {"MONAI_LABEL_AUTH_ENABLE": "true", "MONAI_LABEL_AUTH_REALM_URI": realm.uri}
     command = [
         *(sys.executable, "-m", "monailabel.main", "start_server"),
-        *("--app", str(folder / "app"), "--studies", str(folder / "studies")),
+        *("--app", str(folder / "app"), "--studies", studies or str(folder / "studies")),
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--uvicorn_app", "monai_miadmark.apps.label.server:app"),
         *("--conf", "preset", "fast", "--conf", "modality", "brain_mri"),

@@ -474,6 +474,7 @@ def test_a_server_that_is_not_guarded_does_not_start(tmp_path: Path) -> None:
 
 
 def test_the_app_refuses_other_servers_and_remote_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from monailabel.config import settings
     from monailabel.endpoints.user import auth
 
     from monai_miadmark.apps.label import bearer
@@ -482,8 +483,17 @@ def test_the_app_refuses_other_servers_and_remote_studies(tmp_path: Path, monkey
     with pytest.raises(RuntimeError, match="--uvicorn_app"):  # as in MONAI Label's own application
         LabelApp(str(tmp_path), str(tmp_path), {})
     monkeypatch.setattr(auth, "from_token", bearer.from_token)
-    with pytest.raises(RuntimeError, match="only a folder"):
-        LabelApp(str(tmp_path), "https://pacs.example.org/dicom-web", {})
+    for name, value, address, said in (
+        ("MONAI_LABEL_DATASTORE", "xnat", "https://pacs.example.org", "only a folder or a DICOMweb server"),
+        ("MONAI_LABEL_DATASTORE", "DSA", "https://pacs.example.org", "only a folder or a DICOMweb server"),
+        ("MONAI_LABEL_DICOMWEB_FETCH_BY_FRAME", True, "https://pacs.example.org", "got whole, not by frames"),
+        ("MONAI_LABEL_DATASTORE", "", "https://healthcare.googleapis.com/v1", "Google's DICOM stores"),
+        ("MONAI_LABEL_DATASTORE", "", "https://user:password@pacs.example.org/dicom-web", "without user and query"),
+    ):
+        with monkeypatch.context() as context, pytest.raises(RuntimeError, match=said) as refused:
+            context.setattr(settings, name, value)
+            LabelApp(str(tmp_path), address, {})
+        assert "password" not in str(refused.value)
     with pytest.raises(ValueError, match="preset must be one of"):
         LabelApp(str(tmp_path), str(tmp_path), {"preset": "harmless"})
     assert list(tmp_path.iterdir()) == []

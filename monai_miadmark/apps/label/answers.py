@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from fastapi import HTTPException
 
+from monai_miadmark.apps.label.dicomweb import RemoteError
 from monai_miadmark.apps.label.key_folder import KeyFolderError
 from monai_miadmark.errors import MIADMarkError, UnsupportedImageError, WrongKeyError
 
@@ -20,7 +21,7 @@ _logger = logging.getLogger(__name__)
 
 @contextmanager
 def http_errors() -> Iterator[None]:
-    """Turn errors into answers: 415 unsupported, 403 no key, 409 not protected or tampered with, 400 wrong use."""
+    """Turn errors into answers: 415 unsupported, 403 no key, 409 not protected or tampered, 400 misuse, 502 remote."""
     try:
         yield
     except UnsupportedImageError as error:
@@ -32,6 +33,9 @@ def http_errors() -> Iterator[None]:
     except FileExistsError:
         text = "an image with this id exists and is never replaced; an administrator can delete it"
         raise HTTPException(409, text) from None
+    except RemoteError as error:
+        _logger.warning("%s", error)
+        raise HTTPException(502, str(error)) from None
     except KeyFolderError as error:
         _logger.error("the key folder cannot be used: %s", error)
         raise HTTPException(500, "the server's keys cannot be used; its log says why") from None

@@ -22,6 +22,8 @@ from monai_miadmark.apps.label.existing import APP_ENV, tasks_of_existing_app
 from monai_miadmark.apps.label.guard import remove_after_request
 from monai_miadmark.apps.label.infers import ProtectImage, RemoveMark
 from monai_miadmark.apps.label.key_folder import KeyFolder
+from monai_miadmark.apps.label.remote_datastore import RemoteDatastore
+from monai_miadmark.apps.label.remote_settings import check_remote_settings, remote_datastore
 from monai_miadmark.apps.label.vault import CHOICES, Vault, chosen_options
 from monai_miadmark.formats.limits import serve_within_limit
 from monai_miadmark.marker import load_marker
@@ -29,26 +31,28 @@ from monai_miadmark.options import ProtectOptions
 
 __all__ = ["LabelApp"]
 
+_REMOTE = ("http://", "https://")
+
 
 class LabelApp(MONAILabelApp):
     """Keeps protected images, and restores them for those who may see them.
 
     Args:
         app_dir: as the server gives it.
-        studies: folder with the images.
+        studies: folder with the images, or address of a DICOMweb server.
         conf: ``--conf``: preset, style, text and modality of uploads.
 
     Raises:
         KeyFolderError: the server's keys cannot be used.
-        RuntimeError: the server was started without the module that guards it, or on a remote datastore.
+        RuntimeError: the server was started without the module that guards it, or a remote datastore of another kind.
         ValueError: an option that is none.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         if not bearer.installed():
             raise RuntimeError("start the server with --uvicorn_app monai_miadmark.apps.label.server:app")
-        if studies.startswith(("http://", "https://")):
-            raise RuntimeError("only a folder can hold the studies: a remote datastore would serve what it has")
+        if studies.startswith(_REMOTE):
+            check_remote_settings(studies)
         serve_within_limit()
         given = {name: conf[name] for name in CHOICES if name in (conf or {})}
         options = chosen_options(ProtectOptions(), given)
@@ -62,8 +66,10 @@ class LabelApp(MONAILabelApp):
             version=monai_miadmark.__version__,
         )
 
-    def init_datastore(self) -> ProtectedDatastore:
-        """The datastore of protected images."""
+    def init_datastore(self) -> ProtectedDatastore | RemoteDatastore:
+        """The datastore of protected images: a folder, or the series of a DICOMweb server."""
+        if self.studies.startswith(_REMOTE):
+            return remote_datastore(self.studies, self.vault)
         return ProtectedDatastore(self.studies, self.vault, settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD)
 
     def init_infers(self) -> dict[str, InferTask]:
@@ -100,8 +106,12 @@ class LabelApp(MONAILabelApp):
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """The next image to work on, without its path: clients on the same machine would read it there."""
-        sample: dict[str, Any] = super().next_sample(request)
-        sample.pop("path", None)
+        asked = {**request, "strategy": request.get("strategy") or "random"}
+        strategy = self._strategies.get(asked["strategy"])
+        if strategy is None:
+            raise HTTPException(404, "there is no such strategy")
+        # MONAI Label would ask for the path, for which a series would have to be got and protected.
+        sample: dict[str, Any] = strategy(asked, self.datastore()) or {}
         return sample
 
     def _load_sessions(self, load: bool = False) -> None:

@@ -20,7 +20,7 @@ from monai_miadmark.apps.label.studies import Audit
 from monai_miadmark.apps.label.vault import Vault, source_extension
 from monai_miadmark.files import atomic_write, sidecar_exists, sidecar_path
 
-__all__ = ["EXTENSIONS", "ProtectedDatastore"]
+__all__ = ["EXTENSIONS", "ProtectedDatastore", "checked_name"]
 
 EXTENSIONS = ("*.nii.gz", "*.nii", "*.dcm", "*.png", "*.tif", "*.tiff", "*.mha", "*.nrrd", "*.mgh", "*.mgz")
 """What protected files are called."""
@@ -61,7 +61,7 @@ class ProtectedDatastore(LocalDatastore):
         with http_errors():
             data = upload.read_bytes()
             extension = source_extension(data, "the upload")
-            image_id = _checked_name(image_id.removesuffix(extension))
+            image_id = checked_name(image_id.removesuffix(extension))
             self._check_free(image_id)
             protected = self._vault.protect(data, f"{image_id}{extension}")
             stored = self._extension_of(protected.name)
@@ -82,7 +82,7 @@ class ProtectedDatastore(LocalDatastore):
         """
         remove_after_request(Path(label_filename))
         with http_errors():
-            _checked_name(label_tag)
+            checked_name(label_tag)
         with self._change:
             label_id: str = super().save_label(image_id, label_filename, label_tag, label_info)
         return label_id
@@ -171,7 +171,7 @@ class ProtectedDatastore(LocalDatastore):
         return changes
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
     """A name that leads to a file of the folder and nowhere else."""
     if not _ID.fullmatch(name):
         raise ValueError("not a plain name: at most 200 characters, none of / and \\, no point or blank in front")

@@ -16,7 +16,7 @@ from monailabel.utils.others.class_utils import get_class_of_subclass_from_file
 
 from monai_miadmark.apps.label.access import current_caller, usable_key_ids
 from monai_miadmark.apps.label.guard import remove_after_request
-from monai_miadmark.apps.label.infers import restore_for_caller, written
+from monai_miadmark.apps.label.infers import as_stored, restore_for_caller, written
 from monai_miadmark.apps.label.vault import Vault
 
 __all__ = ["APP_ENV", "RestoredInput", "tasks_of_existing_app"]
@@ -61,7 +61,10 @@ class RestoredInput(InferTask):
             HTTPException: 409 the image was tampered with, and what the task raises.
         """
         restored = self._restored(request)
-        given = dict(request) if restored is None else {**request, "image": restored}
+        seen = restored
+        if restored is None and Path(request["image"]).is_dir():
+            seen = written(as_stored(Path(request["image"]))[0])  # tasks know files
+        given = dict(request) if seen is None else {**request, "image": seen}
         path, told = self._task(given)
         if path:
             remove_after_request(Path(path))

@@ -17,11 +17,12 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monai_miadmark.apps.label.access import current_caller, usable_key_ids
 from monai_miadmark.apps.label.answers import http_errors
 from monai_miadmark.apps.label.guard import remove_after_request
+from monai_miadmark.apps.label.series_volume import packed_series, read_series
 from monai_miadmark.apps.label.vault import CHOICES, Vault, chosen_options, source_extension
 from monai_miadmark.options import PRESETS
 from monai_miadmark.pipeline import RestoredBytes
 
-__all__ = ["ProtectImage", "RemoveMark", "restore_for_caller", "written"]
+__all__ = ["ProtectImage", "RemoveMark", "as_stored", "restore_for_caller", "written"]
 
 _Result = tuple[str, dict[str, Any]]
 
@@ -83,7 +84,7 @@ def restore_for_caller(vault: Vault, path: Path, image_id: str | None, key_id: o
 
     Args:
         vault: restores.
-        path: the protected file.
+        path: the protected file, or the folder with the protected instances of a series.
         image_id: its name in the datastore, for the log.
         key_id: the key to use; default: any that the user may use.
 
@@ -98,9 +99,28 @@ def restore_for_caller(vault: Vault, path: Path, image_id: str | None, key_id: o
         if caller is None or not ids:
             # Whether there is such a key is nobody's business who may not use it.
             raise HTTPException(403, "restoring is not allowed to you, or not with this key")
-        restored = vault.restore(path, ids)
+        if path.is_dir():
+            restored = packed_series([vault.restore(file, ids).data for file in sorted(path.glob("*.dcm"))], path.name)
+        else:
+            restored = vault.restore(path, ids)
     _logger.info("restored %r for %r", image_id or "an upload", caller.name)
     return restored
+
+
+def as_stored(path: Path) -> tuple[bytes, str]:
+    """Content and name of what users without the role see.
+
+    Args:
+        path: the protected file, or the folder with the protected instances of a series.
+
+    Raises:
+        HTTPException: 415 the series makes no volume.
+    """
+    if not path.is_dir():
+        return path.read_bytes(), path.name
+    with http_errors():
+        packed = packed_series(read_series(path), path.name)
+    return packed.data, packed.name
 
 
 def written(data: bytes) -> str:

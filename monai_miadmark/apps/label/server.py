@@ -33,7 +33,7 @@ from monai_miadmark.apps.label.access import current_caller, usable_key_ids
 from monai_miadmark.apps.label.app import LabelApp
 from monai_miadmark.apps.label.ending import end_in_time
 from monai_miadmark.apps.label.guard import RequestGuard
-from monai_miadmark.apps.label.infers import restore_for_caller
+from monai_miadmark.apps.label.infers import as_stored, restore_for_caller
 from monai_miadmark.apps.label.limits import BodyLimits
 from monai_miadmark.apps.label.private_temp import PrivateTemp
 from monai_miadmark.apps.label.refusals import RESERVED, checked_params
@@ -145,7 +145,7 @@ def _image_for_caller(image_id: str) -> tuple[bytes, str, bool]:
     """Content and name of an image, and whether it is restored. Restored images are in memory only."""
     instance: LabelApp = app_instance()
     path = Path(instance.datastore().get_image_uri(image_id) or os.devnull)
-    if not path.is_file():
+    if not (path.is_file() or path.is_dir()):
         raise HTTPException(404, "there is no such image")
     if usable_key_ids(current_caller.get(), instance.vault.keys.ids()):
         try:
@@ -154,7 +154,7 @@ def _image_for_caller(image_id: str) -> tuple[bytes, str, bool]:
         except HTTPException as error:
             if error.status_code != 403:
                 raise  # tampered with: not to be shown to somebody who expects the original
-    return path.read_bytes(), path.name, False
+    return *as_stored(path), False
 
 
 @asynccontextmanager

@@ -43,7 +43,9 @@ class Vault:
         self._marker: Marker | None = None
         self._lock = threading.Lock()  # networks take memory: one image at a time
 
-    def protect(self, data: bytes, name: str, options: ProtectOptions | None = None) -> ProtectedBytes:
+    def protect(
+        self, data: bytes, name: str, options: ProtectOptions | None = None, series_secret: bytes | None = None
+    ) -> ProtectedBytes:
         """Protect a file for all recipients of the key folder.
 
         The result is opened with one of the folder's own private keys and compared with the source: a server that
@@ -53,6 +55,7 @@ class Vault:
             data: the file.
             name: its name.
             options: default: the server's.
+            series_secret: see :func:`pipeline.protect_bytes`.
 
         Raises:
             MIADMarkError: the file cannot be protected; :class:`WrongKeyError` if no own key would open it again.
@@ -63,7 +66,9 @@ class Vault:
         with self._lock:
             if self._marker is None:
                 self._marker = self._load_marker()
-            protected = pipeline.protect_bytes(data, name, recipients, self._marker, options or self.options)
+            protected = pipeline.protect_bytes(
+                data, name, recipients, self._marker, options or self.options, series_secret=series_secret
+            )
         restored = pipeline.remove_bytes(protected.data, self.keys.identities(self.keys.ids()))
         digest = carrier_for(data, name).file_digest
         if digest(restored.data) != digest(data):
