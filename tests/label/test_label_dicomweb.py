@@ -4,9 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -365,6 +369,35 @@ def test_answers_that_are_none(archive: DicomWebServer, says: str, monkeypatch: 
             asked()
     with pytest.raises(dicomweb.RemoteError):
         remote.retrieve(dicomweb.Instance("1.2", "1.2.3", "1.2.3.4"))
+
+
+@pytest.mark.parametrize("head", ["Content-Length: 64", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("slow", [True, False], ids=["slow", "broken off"])
+def test_answers_that_do_not_end(head: str, slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then would hold the server up, and half an answer is none."""
+    from monai_miadmark.apps.label import dicomweb
+
+    monkeypatch.setattr(dicomweb, "_SEARCH_SECONDS", 1.0)
+    byte = b"1\r\n[\r\n" if "chunked" in head else b"["
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            client, _ = listening.accept()
+            with client, contextlib.suppress(OSError):
+                client.recv(65536)
+                client.sendall(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode() + byte)
+                for _ in range(30 if slow else 0):
+                    time.sleep(0.2)
+                    client.sendall(byte)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        remote = dicomweb.DicomWeb(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        before = time.monotonic()
+        with pytest.raises(dicomweb.RemoteError, match="too long" if slow else "broke off|not reached"):
+            remote.series({})
+        assert time.monotonic() - before < 3
+        thread.join(5)
 
 
 def test_the_only_instance_is_served_byte_for_byte_where_nothing_is_converted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from http.client import HTTPException
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from requests_toolbelt.multipart.decoder import (
     MultipartDecoder,
     NonMultipartContentTypeException,
 )
+from urllib3.exceptions import HTTPError
 
 __all__ = ["DicomWeb", "Instance", "RemoteError", "is_uid"]
 
@@ -174,7 +176,7 @@ class DicomWeb:
             with self._session().get(
                 url,
                 params=params,
-                headers=headers,
+                headers={**headers, "Accept-Encoding": "identity"},
                 timeout=(_CONNECT_SECONDS, _READ_SECONDS),
                 allow_redirects=False,
                 stream=True,
@@ -182,14 +184,18 @@ class DicomWeb:
                 if answer.status_code not in (200, 204):
                     raise RemoteError(f"the DICOMweb server answered with status {answer.status_code}")
                 body = bytearray()
-                for piece in answer.iter_content(_PIECE):
+                # As it comes: a full piece of a server that sends a byte now and then would take for ever.
+                while piece := answer.raw.read1(_PIECE, decode_content=False):
                     body += piece
                     if len(body) > most:
                         raise RemoteError(f"the DICOMweb server's answer is longer than {most} bytes")
                     if time.monotonic() > until:
                         raise RemoteError("the DICOMweb server's answer took too long")
+                announced = answer.headers.get("Content-Length")
+                if announced is not None and announced != str(len(body)):
+                    raise RemoteError("the DICOMweb server's answer broke off")
                 return answer.headers.get("Content-Type", ""), bytes(body)
-        except requests.RequestException as error:
+        except (requests.RequestException, HTTPError, OSError, HTTPException) as error:
             raise _unreached(error) from None
 
     def _session(self) -> requests.Session:
@@ -220,6 +226,6 @@ def _uids(rows: Iterable[Any], tags: tuple[str, ...]) -> list[tuple[str, ...]]:
     return found
 
 
-def _unreached(error: requests.RequestException) -> RemoteError:
+def _unreached(error: Exception) -> RemoteError:
     """What is told of a failed request: its message would have the address in it."""
     return RemoteError(f"the DICOMweb server is not reached: {type(error).__name__}")
