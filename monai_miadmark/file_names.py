@@ -42,7 +42,13 @@ _GZIPPED = {"nifti": ".nii.gz", "mgh": ".mgz"}
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|clock\$|conin\$|conout\$|(?:com|lpt)[0-9¹²³]) *(?:\..*)?", re.IGNORECASE)
 _NOT_ON_WINDOWS = str.maketrans(dict.fromkeys('<>:"|?*', "_"))
 # Scanners and archives name DICOM files without an ending (IM000001), or by UIDs.
-_NUMBERED = re.compile(r"[^.]*[0-9][^.]*|.*\.[0-9]{1,64}")
+_NUMBER = re.compile(r"[0-9]{1,64}")
+
+
+def _numbered(name: str) -> bool:
+    """Whether a name without an ending has a digit, or the ending is a number."""
+    _, dot, ending = name.rpartition(".")
+    return _NUMBER.fullmatch(ending) is not None if dot else _NUMBER.search(name) is not None
 
 
 def safe_name(name: str) -> str:
@@ -80,7 +86,7 @@ def restored_name(name: str, kind: str, gzipped: bool = False) -> str:
         made = f"_{made}"
     suffixes = _SUFFIXES.get(kind, (".bin",))
     ending = next((suffix for suffix in suffixes[::-1] if made.lower().endswith(suffix)), None)
-    if ending is None and not (kind == "dicom" and _NUMBERED.fullmatch(made)):
+    if ending is None and not (kind == "dicom" and _numbered(made)):
         ending = _GZIPPED.get(kind, suffixes[0]) if gzipped else suffixes[0]
         made += ending
     if len(os.fsencode(made)) > MAX_NAME_BYTES:

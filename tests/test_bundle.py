@@ -48,6 +48,7 @@ CONFIGS = (
     "train_segmenter.yaml",
     "evaluate.yaml",
     "attack.yaml",
+    "artefacts.yaml",
     "peers.yaml",
     "segment.yaml",
     "inference.yaml",
@@ -120,6 +121,7 @@ class TestConfigurations:
             "robust.yaml",
             "peers.yaml",
             "segment.yaml",
+            "artefacts.yaml",
             "recognition.yaml",
             "train_locator.yaml",
         )  # which only set what others use, or call functions

@@ -70,6 +70,7 @@ def test_the_wheel_names_what_it_needs(wheel: zipfile.ZipFile) -> None:
         "evaluation",
         "gateway",
         "interop",
+        "onnx",
         "pretrained",
         "ray",
         "remote",

@@ -27,7 +27,7 @@ from urllib3.exceptions import HTTPError
 
 __all__ = ["DicomWeb", "Instance", "RemoteError", "is_uid"]
 
-_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
+_COMPONENT = re.compile(r"[0-9]{1,64}")
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 20.0
 _SEARCH_SECONDS, _FILE_SECONDS = 30.0, 300.0
 _MAX_JSON = 64 << 20
@@ -209,7 +209,10 @@ class DicomWeb:
 
 def is_uid(text: object) -> bool:
     """Whether this is a UID: also a plain name for a file."""
-    return isinstance(text, str) and len(text) <= 64 and _UID.fullmatch(text) is not None
+    if not isinstance(text, str) or len(text) > 64:
+        return False
+    components = text.split(".")
+    return len(components) > 1 and all(map(_COMPONENT.fullmatch, components))
 
 
 def _uids(rows: Iterable[Any], tags: tuple[str, ...]) -> list[tuple[str, ...]]:
