@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from monai_miadmark.errors import NotProtectedError, TamperedError, UnsupportedImageError
 from monai_miadmark.image import STORED_DTYPES, StoredImage
-from monai_miadmark.shell import SourceShell
+from monai_miadmark.shell import CARRIED_FILE, SourceShell
 
 __all__ = [
     "MAX_FILE_BYTES",
@@ -267,6 +267,12 @@ def splice(shell: SourceShell, values: NDArray[Any] | None) -> bytes:
         raise TamperedError("the recovery record lacks parts of the source file") from error
     except ValueError as error:
         raise TamperedError("the restored samples do not fit the source file") from error
+
+
+def carried_or_spliced(shell: SourceShell, values: NDArray[Any] | None) -> bytes:
+    """The source file that a record carries whole, whose samples are not looked at, else :func:`splice`."""
+    carried = shell.blobs.get(CARRIED_FILE)
+    return splice(shell, values) if carried is None else carried
 
 
 def check_values(opened: OpenedSource, values: NDArray[Any], envelope: bytes | None) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -34,6 +35,7 @@ from monai_miadmark.formats.base import (
     OpenedSource,
     ProtectedFile,
     SampleLayout,
+    carried_or_spliced,
     check_values,
     file_digest,
     missing_envelope,
@@ -216,6 +218,18 @@ def _check_end(data_set: Dataset, data: bytes) -> None:
         raise TamperedError("the DICOM file is truncated, or something was appended to it")
 
 
+@contextmanager
+def _damage_is_tampering() -> Iterator[None]:
+    """Errors of pydicom, which parses values on access, are damage of a file that was protected."""
+    try:
+        yield
+    except MIADMarkError:
+        raise
+    except Exception as error:
+        check_memory(error)
+        raise TamperedError("the DICOM file has attributes that cannot be read") from error
+
+
 class DicomCarrier:
     """DICOM images of 8, 16 or 32 bits and of single floats, gray or color, single and multi-frame.
 
@@ -267,8 +281,7 @@ class DicomCarrier:
 
     def rebuild(self, shell: SourceShell, values: NDArray[Any] | None) -> bytes:
         """See :class:`~monai_miadmark.formats.base.Carrier`; of a carried file the samples are not looked at."""
-        carried = shell.blobs.get(CARRIED_FILE)
-        return splice(shell, values) if carried is None else carried
+        return carried_or_spliced(shell, values)
 
     def carry(
         self,
@@ -343,50 +356,36 @@ class DicomCarrier:
     def open_record(self, data: bytes) -> FoundRecord:
         """See :class:`~monai_miadmark.formats.base.Carrier`."""
         source = _as_written(data)
-        try:
+        with _damage_is_tampering():
             found = _record(source.data_set)
             if found is None:
                 return FoundRecord(None, False)
             _check_end(source.data_set, source.body)
             return FoundRecord(unpack_block(found[0]), True)
-        except MIADMarkError:
-            raise
-        except Exception as error:
-            check_memory(error)
-            raise TamperedError("the DICOM file has attributes that cannot be read") from error
 
     @quiet()
     def display_digest(self, data: bytes) -> bytes:
         """See :class:`~monai_miadmark.formats.base.Carrier`; top-level attributes, numbers by their value."""
-        try:
+        with _damage_is_tampering():
             return digest_of(self.name, shown_attributes(read(data).data_set))
-        except MIADMarkError:
-            raise
-        except Exception as error:
-            check_memory(error)
-            raise TamperedError("the DICOM file has attributes that cannot be read") from error
 
     @quiet()
     def _parsed(self, data: bytes) -> ProtectedFile:
         """As :meth:`open_protected`, of any file."""
         source = _as_written(data)
         marked = False
-        try:
-            found = _record(source.data_set)
-            marked = found is not None
-            if marked:
-                _check_end(source.data_set, source.body)
-            values = _samples(source).values
-            return ProtectedFile(values, unpack_block(found[0]) if found else None, marked)
-        except UnsupportedImageError as error:
-            if not marked or isinstance(error, TooLargeError):
-                raise
-            raise TamperedError(f"the protected file was changed: {error}") from error
-        except MIADMarkError:
-            raise
-        except Exception as error:
-            check_memory(error)
-            raise TamperedError("the DICOM file has attributes that cannot be read") from error
+        with _damage_is_tampering():
+            try:
+                found = _record(source.data_set)
+                marked = found is not None
+                if marked:
+                    _check_end(source.data_set, source.body)
+                values = _samples(source).values
+                return ProtectedFile(values, unpack_block(found[0]) if found else None, marked)
+            except UnsupportedImageError as error:
+                if not marked or isinstance(error, TooLargeError):
+                    raise
+                raise TamperedError(f"the protected file was changed: {error}") from error
 
     def replace_envelope(self, data: bytes, envelope: bytes) -> bytes:
         """See :class:`~monai_miadmark.formats.base.Carrier`; only the element's length and value change."""

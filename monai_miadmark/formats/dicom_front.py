@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from monai_miadmark.formats.base import FoundRecord, OpenedSource, ProtectedFile, file_digest, splice
+from monai_miadmark.formats.base import FoundRecord, OpenedSource, ProtectedFile, carried_or_spliced, file_digest
 from monai_miadmark.formats.dicom_scanned import scanned_file
-from monai_miadmark.shell import CARRIED_FILE, SourceShell
+from monai_miadmark.shell import SourceShell
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -51,8 +51,7 @@ class DicomFront:
 
     def rebuild(self, shell: SourceShell, values: NDArray[Any] | None) -> bytes:
         """See :class:`~monai_miadmark.formats.base.Carrier`; of a carried file the samples are not looked at."""
-        carried = shell.blobs.get(CARRIED_FILE)
-        return splice(shell, values) if carried is None else carried
+        return carried_or_spliced(shell, values)
 
     def carry(
         self,
