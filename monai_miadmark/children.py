@@ -19,11 +19,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, Pipe
+from types import FrameType
 from typing import Any
 
 from monai_miadmark.names import PASSPHRASE_ENV
 
-__all__ = ["PASSPHRASE_ENV", "ChildProcess", "child_environment", "main"]
+__all__ = ["PASSPHRASE_ENV", "ChildProcess", "child_environment", "interrupts_later", "main"]
 
 # Nothing but the standard library is imported before the parent's path is known. The first argument is the pipe.
 _BOOT = """
@@ -147,6 +148,26 @@ def _interpreter() -> list[str]:
     options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     utf8 = ["-X", "utf8"] if sys.flags.utf8_mode else []  # -I also ignores PYTHONUTF8
     return [sys.executable, *options, *utf8, "-I"]
+
+
+@contextmanager
+def interrupts_later() -> Iterator[None]:
+    """Ctrl-C counts at the end: code in C++ that runs while PyTorch is imported loses it, or aborts because of it.
+
+    A handler, since a mask of this thread would leave the signal to another one. Only the main thread hears of Ctrl-C.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    heard: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: heard.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if heard:
+            before(*heard[0])
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_miadmark import files, keys
+from monai_miadmark.children import interrupts_later
 from monai_miadmark.envelope import parse_envelope
 from monai_miadmark.errors import LabelMapError, MIADMarkError, WrongKeyError
 from monai_miadmark.files import Made, Stamp, Where
@@ -191,7 +192,8 @@ def default_marker(device: str | None = None) -> Marker:
     Raises:
         ValueError: there is no such device here.
     """
-    from monai_miadmark.marker import load_marker
+    with interrupts_later():
+        from monai_miadmark.marker import load_marker
 
     return load_marker() if device is None else load_marker(device=device)
 

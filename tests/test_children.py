@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ import pytest
 import samples
 
 import monai_miadmark
-from monai_miadmark.children import PASSPHRASE_ENV, ChildProcess, child_environment
+from monai_miadmark.children import PASSPHRASE_ENV, ChildProcess, child_environment, interrupts_later
 from monai_miadmark.entry import forget_current_folder
 
 HOSTILE = (
@@ -170,3 +171,16 @@ def test_python_m_forgets_the_current_folder(
     monkeypatch.setattr(sys, "path", [os.getcwd()])
     forget_current_folder()
     assert sys.path == [os.getcwd()]
+
+
+def test_an_interrupt_counts_when_imports_are_over() -> None:
+    """PyTorch's C++ loses one that comes while it is imported, or aborts."""
+    reached = []
+    with pytest.raises(KeyboardInterrupt):
+        with interrupts_later():
+            signal.raise_signal(signal.SIGINT)
+            reached.append(1)
+        reached.append(2)
+    assert reached == [1] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with interrupts_later():
+        pass
